@@ -1,0 +1,98 @@
+"""Model directories: `spec.json` (spec and metadata) and `variables/` (orbax)."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune import trees
+from jaxprune.checkpoint._files import atomic_directory, write_json
+from jaxprune.errors import UserError
+from jaxprune.models import ArchSpec, Detector, Variables, shapes
+
+_SPEC = 'spec.json'
+_VARIABLES = 'variables'
+
+
+def is_model(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds a model that `save` wrote."""
+    return (pathlib.Path(path) / _SPEC).is_file()
+
+
+def save(
+    model: Detector, variables: Variables, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a model directory; one that is there already is replaced, anything else is not.
+
+    Args:
+      model: what to write; its spec goes into `spec.json`.
+      variables: written by orbax, bit for bit.
+      path: the directory.
+      metadata: JSON data to keep beside the spec, such as the plan or the checkpoint that the model came from.
+
+    Raises:
+      UserError: where something else stands at `path`, the variables do not fit the spec, or the disk is full.
+    """
+    import orbax.checkpoint as ocp
+
+    final = pathlib.Path(path)
+    if final.exists() and not is_model(final) and (not final.is_dir() or any(final.iterdir())):
+        raise UserError(f'{final}: exists and is not a model directory; choose another output directory')
+    lines = trees.diff(shapes(model.spec), variables)
+    if lines:
+        raise UserError(f'{final}: the variables do not fit the spec: {"; ".join(lines[:5])}')
+    with atomic_directory(final) as work:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save((work / _VARIABLES).absolute(), jax.tree.map(np.asarray, dict(variables)))
+        write_json(work / _SPEC, {'spec': model.spec.to_json(), 'metadata': dict(metadata or {})})
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Detector, Variables]:
+    """Reads a model directory.
+
+    Args:
+      path: what `save` or a command wrote.
+
+    Returns:
+      The Flax module and its variables.
+
+    Raises:
+      UserError: for a directory that is missing, incomplete or corrupt.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = pathlib.Path(path)
+    spec = ArchSpec.from_json(_read(directory)['spec'])
+    expected = shapes(spec)
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), expected)
+            restore = ocp.args.PyTreeRestore(item=expected, restore_args=as_numpy)
+            variables = checkpointer.restore((directory / _VARIABLES).absolute(), args=restore)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f'{directory / _VARIABLES}: cannot be read ({reason}); write the model again') from error
+    lines = trees.diff(expected, variables)
+    if lines:
+        raise UserError(f'{directory}: variables do not fit the spec: {"; ".join(lines[:5])}')
+    return Detector(spec), jax.tree.map(jax.numpy.asarray, variables)
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save` was given as `metadata`."""
+    return _read(pathlib.Path(path))['metadata']
+
+
+def _read(directory: pathlib.Path) -> dict[str, Any]:
+    file = directory / _SPEC
+    if not file.is_file():
+        raise UserError(f'{directory}: not a model directory ({_SPEC} is missing); make one with "jaxprune convert" or "new"')
+    try:
+        content = json.loads(file.read_text())
+        return {'spec': content['spec'], 'metadata': content['metadata']}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{file}: not a readable spec ({error}); write the model again') from error

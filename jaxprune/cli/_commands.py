@@ -1,0 +1,428 @@
+"""One function per command: its arguments, and the pipeline function that it calls."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from jaxprune.cli import _print
+
+Add = Callable[..., argparse.ArgumentParser]
+_CRITERIA = ('l2', 'l1', 'l2-largest', 'l1-largest', 'bn', 'bn-l1', 'random')
+_FORMS = ('training', 'deploy', 'fused')
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str) -> Any:
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + '.')
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _output(parser: Any, text: str, *, required: bool = True) -> None:
+    parser.add_argument('-o', '--output', required=required, metavar='PATH', help=text)
+
+
+def _device(parser: Any) -> None:
+    parser.add_argument('--device', metavar='NAME', help='cpu, gpu, tpu, or one of several as in gpu:1')
+
+
+def _image_size(parser: Any, default: int = 640) -> None:
+    parser.add_argument('--img', type=int, default=default, metavar='SIZE', help=f'image size in pixels ({default})')
+
+
+def _data(parser: Any, *, split: bool = True) -> None:
+    parser.add_argument('--data', required=True, metavar='DATA.yaml', help='data set in YOLO or COCO layout')
+    if split:
+        parser.add_argument('--split', default='val', help='train, val or test (val)')
+
+
+def _evaluation(parser: Any, *, conf: float = 0.001, iou: float = 0.65) -> None:
+    parser.add_argument('--batch', type=int, default=32, metavar='N', help='images per rectangular batch (32)')
+    parser.add_argument('--conf', type=float, default=conf, help=f'lowest confidence ({conf})')
+    parser.add_argument('--iou', type=float, default=iou, help=f'IoU above which a box is suppressed ({iou})')
+    _device(parser)
+
+
+def _criterion(parser: Any) -> None:
+    parser.add_argument('--criterion', default='l2', choices=_CRITERIA, help='what makes a filter unimportant (l2)')
+    parser.add_argument('--seed', type=int, default=0, help='of criterion random (0)')
+    parser.add_argument('--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole')
+    parser.add_argument('--min-channels', type=int, metavar='N', help='filters that every layer keeps at least')
+    parser.add_argument('--round-to', type=int, metavar='N', help='round the number of kept filters up to a multiple of N')
+
+
+def _json(parser: Any) -> None:
+    parser.add_argument('--json', action='store_true', help='print one JSON object')
+
+
+def new(commands: Any) -> None:
+    """`jaxprune new`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        classes = int(options.classes[0]) if options.classes[0].isdigit() else options.classes
+        _print.model_line(
+            pipeline.new(
+                options.architecture,
+                options.output,
+                classes=classes,
+                form=options.form,
+                seed=options.seed,
+                width_multiple=options.width,
+            )
+        )
+
+    parser = _command(commands, 'new', run, 'make a model with random weights')
+    parser.add_argument('architecture', help='yolov7 or yolov7-tiny')
+    parser.add_argument('--form', default='training', choices=_FORMS, help='(training)')
+    parser.add_argument('--classes', nargs='+', default=['80'], help='how many, or their names (80)')
+    parser.add_argument('--width', type=float, default=1.0, metavar='FACTOR', help='scales every channel count (1)')
+    parser.add_argument('--seed', type=int, default=0, help='of the weights (0)')
+    _output(parser, 'model directory to write')
+
+
+def convert(commands: Any) -> None:
+    """`jaxprune convert`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        _print.model_line(pipeline.convert(options.source, options.output, form=options.form, name=options.name))
+
+    parser = _command(commands, 'convert', run, 'convert a PyTorch YOLOv7 checkpoint, or a model to another form')
+    parser.add_argument('source', metavar='FILE.pt|MODEL', help='checkpoint or model directory')
+    parser.add_argument('--form', choices=_FORMS, help='form of the result (as it is)')
+    parser.add_argument('--name', help='name of the architecture (the file name)')
+    _output(parser, 'model directory to write')
+
+
+def info(commands: Any) -> None:
+    """`jaxprune info`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        size = options.img[0] if len(options.img) == 1 else tuple(options.img[:2])
+        _print.info(pipeline.info(options.model, image_size=size), as_json=options.json)
+
+    parser = _command(commands, 'info', run, 'count parameters and GFLOPs, in all and per layer')
+    parser.add_argument('model', metavar='MODEL', help='model directory')
+    parser.add_argument('--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)')
+    _json(parser)
+
+
+def graph(commands: Any) -> None:
+    """`jaxprune graph`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        _print.graph(pipeline.connections(options.model, output=options.output), as_json=options.json)
+
+    parser = _command(commands, 'graph', run, 'show which layer reads which channels of which')
+    parser.add_argument('model', metavar='MODEL', help='model directory')
+    _output(parser, 'SVG drawing to write', required=False)
+    _json(parser)
+
+
+def prune(commands: Any) -> None:
+    """`jaxprune prune`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        result = pipeline.prune_model(
+            options.model,
+            options.output,
+            layers=options.layers,
+            rate=options.rate,
+            plan=options.plan,
+            criterion=options.criterion,
+            seed=options.seed,
+            exclude=options.exclude,
+            min_channels=options.min_channels,
+            round_to=options.round_to,
+        )
+        _print.pruned(result, as_json=options.json)
+
+    parser = _command(commands, 'prune', run, 'remove filters, and everything that read them')
+    parser.add_argument('model', metavar='MODEL', help='model directory')
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--layers', metavar='LAYER:RATE,...', help='rates by layer index or name, as in 8:0.5,18:0.5')
+    what.add_argument('--rate', type=float, help='one rate for every layer that can be pruned')
+    what.add_argument('--plan', metavar='FILE', help='rates or kept filters from a JSON file')
+    _criterion(parser)
+    _output(parser, 'model directory to write')
+    _json(parser)
+
+
+def plan(commands: Any) -> None:
+    """`jaxprune plan show` and `jaxprune plan diff`."""
+
+    def show(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        _print.plan(pipeline.plan_rows(options.plan), as_json=options.json)
+
+    def diff(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        _print.differences(pipeline.plan_diff(options.plan, options.other), as_json=options.json)
+
+    parser = commands.add_parser('plan', help='show a pruning plan, or compare two')
+    actions = parser.add_subparsers(metavar='ACTION', required=True)
+    for name, run, summary in (('show', show, 'show a plan'), ('diff', diff, 'compare two plans')):
+        action = _command(actions, name, run, summary)
+        action.add_argument('plan', metavar='PLAN', help='plan file, or a model that was pruned')
+        if name == 'diff':
+            action.add_argument('other', metavar='OTHER', help='the plan to compare with')
+        _json(action)
+
+
+def detect(commands: Any) -> None:
+    """`jaxprune detect`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        _print.detected(
+            pipeline.detect(
+                options.model,
+                options.source,
+                options.output,
+                image_size=options.img,
+                conf=options.conf,
+                iou=options.iou,
+                classes=options.classes,
+                agnostic=options.agnostic,
+                batch=options.batch,
+            )
+        )
+
+    parser = _command(commands, 'detect', run, 'find objects in images')
+    parser.add_argument('model', metavar='MODEL', help='model directory')
+    parser.add_argument('--source', required=True, nargs='+', metavar='IMAGES', help='images, or folders of images')
+    parser.add_argument('--classes', type=int, nargs='+', metavar='INDEX', help='only these classes')
+    parser.add_argument('--agnostic', action='store_true', help='suppress boxes across classes')
+    _image_size(parser)
+    _evaluation(parser, conf=0.25, iou=0.45)
+    _output(parser, 'directory for annotated pictures, labels/*.txt and detections.json')
+
+
+def val(commands: Any) -> None:
+    """`jaxprune val`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        result = pipeline.val(
+            options.model,
+            options.data,
+            split=options.split,
+            image_size=options.img,
+            batch=options.batch,
+            conf=options.conf,
+            iou=options.iou,
+        )
+        _print.val(result, as_json=options.json)
+
+    parser = _command(commands, 'val', run, 'measure P, R and mAP on a data set')
+    parser.add_argument('model', metavar='MODEL', help='model directory')
+    _data(parser)
+    _image_size(parser)
+    _evaluation(parser)
+    _json(parser)
+
+
+def scan(commands: Any) -> None:
+    """`jaxprune scan`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        pipeline.scan(
+            options.model,
+            options.data,
+            options.output,
+            rates=options.rates,
+            layers=options.layers,
+            exclude=options.exclude,
+            criterion=options.criterion,
+            seed=options.seed,
+            split=options.split,
+            image_size=options.img,
+            batch=options.batch,
+            conf=options.conf,
+            iou=options.iou,
+        )
+
+    parser = _command(commands, 'scan', run, 'measure what pruning each layer alone would cost')
+    parser.add_argument('model', metavar='MODEL', help='model directory')
+    _data(parser)
+    parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
+    parser.add_argument('--layers', nargs='+', metavar='LAYER', help='only these layers (index or name)')
+    parser.add_argument('--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to leave out')
+    parser.add_argument('--criterion', default='l2', choices=_CRITERIA, help='(l2)')
+    parser.add_argument('--seed', type=int, default=0, help='of criterion random (0)')
+    _image_size(parser)
+    _evaluation(parser)
+    _output(parser, 'table to write or to go on with, a row per line')
+
+
+def _selection(parser: Any) -> None:
+    parser.add_argument('--params-layers', type=int, default=6, metavar='K', help='layers chosen for parameters (6)')
+    parser.add_argument('--flops-layers', type=int, default=5, metavar='K', help='layers chosen for FLOPs (5)')
+    parser.add_argument('--map-power', type=float, default=20, metavar='P', help='power of the mAP in the score (20)')
+    parser.add_argument('--rule', default='published', choices=('published', 'top'), help='(published)')
+
+
+def select(commands: Any) -> None:
+    """`jaxprune select`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        result = pipeline.select(
+            options.scan,
+            options.output,
+            params_layers=options.params_layers,
+            flops_layers=options.flops_layers,
+            map_power=options.map_power,
+            rule=options.rule,
+        )
+        _print.plan(result, as_json=options.json)
+
+    parser = _command(commands, 'select', run, 'choose layers and rates from a scan')
+    parser.add_argument('scan', metavar='SCAN.jsonl', help='table that "jaxprune scan" wrote')
+    _selection(parser)
+    _output(parser, 'plan to write', required=False)
+    _json(parser)
+
+
+def train(commands: Any) -> None:
+    """`jaxprune train`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        result = pipeline.train(
+            options.model,
+            options.data,
+            options.output,
+            epochs=options.epochs,
+            recipe=options.recipe,
+            image_size=options.img,
+            batch=options.batch,
+            seed=options.seed,
+            optimizer=options.optimizer,
+            learning_rate=options.lr,
+        )
+        _print.trained(result, as_json=options.json)
+
+    parser = _command(commands, 'train', run, 'train or fine-tune a model; goes on where it stopped')
+    parser.add_argument('model', metavar='MODEL', help='model directory to start from')
+    _data(parser, split=False)
+    parser.add_argument('--epochs', type=int, required=True, metavar='N')
+    _tuning(parser)
+    _image_size(parser)
+    _device(parser)
+    parser.add_argument('--seed', type=int, default=0, help='of augmentation and order (0)')
+    _output(parser, 'model directory to write; training goes on from what is beside it')
+    _json(parser)
+
+
+def _tuning(parser: Any) -> None:
+    parser.add_argument('--recipe', default='finetune', help='name in configs/train, or a file (finetune)')
+    parser.add_argument('--batch', type=int, default=16, metavar='N', help='images per step (16)')
+    parser.add_argument('--optimizer', choices=('sgd', 'adam'), help='(as in the recipe)')
+    parser.add_argument('--lr', type=float, help='initial learning rate (as in the recipe)')
+
+
+def export(commands: Any) -> None:
+    """`jaxprune export`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        size = options.img[0] if len(options.img) == 1 else tuple(options.img[:2])
+        result = pipeline.export_model(
+            options.model,
+            options.output,
+            image_size=size,
+            batch=options.batch or None,
+            decoded=options.decoded,
+            opset=options.opset,
+        )
+        _print.exported(result, as_json=options.json)
+
+    parser = _command(commands, 'export', run, 'write a model for another runtime')
+    parser.add_argument('model', metavar='MODEL', help='model directory')
+    parser.add_argument('--format', default='onnx', choices=('onnx',), help='(onnx)')
+    parser.add_argument('--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)')
+    parser.add_argument('--batch', type=int, default=1, metavar='N', help='images per run; 0: any number (1)')
+    parser.add_argument('--decoded', action='store_true', help='boxes and probabilities in place of raw heads')
+    parser.add_argument('--opset', type=int, default=17, help='(17)')
+    _output(parser, 'file to write')
+    _json(parser)
+
+
+def iterate(commands: Any) -> None:
+    """`jaxprune iterate`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        settings = pipeline.IterateSettings(
+            iterations=options.iterations,
+            keep_params=options.keep_params,
+            rates=tuple(options.rates),
+            exclude=tuple(options.exclude),
+            criterion=options.criterion,
+            params_layers=options.params_layers,
+            flops_layers=options.flops_layers,
+            map_power=options.map_power,
+            rule=options.rule,
+            epochs=options.epochs,
+            recipe=options.recipe,
+            optimizer=options.optimizer,
+            learning_rate=options.lr,
+            image_size=options.img,
+            batch=options.batch,
+            seed=options.seed,
+        )
+        _print.iterated(pipeline.iterate(options.model, options.data, options.output, settings), as_json=options.json)
+
+    parser = _command(commands, 'iterate', run, 'repeat scan, select, prune, fine-tune and evaluate; goes on where it stopped')
+    parser.add_argument('model', metavar='MODEL', help='model directory to start from')
+    _data(parser, split=False)
+    until = parser.add_mutually_exclusive_group(required=True)
+    until.add_argument('--iterations', type=int, metavar='N', help='how often')
+    until.add_argument('--keep-params', type=float, metavar='SHARE', help='until at most this share of parameters is left')
+    parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
+    parser.add_argument('--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole')
+    parser.add_argument('--criterion', default='l2', choices=_CRITERIA, help='(l2)')
+    _selection(parser)
+    parser.add_argument('--epochs', type=int, default=20, metavar='N', help='of fine-tuning per iteration (20)')
+    _tuning(parser)
+    _image_size(parser)
+    _device(parser)
+    parser.add_argument('--seed', type=int, default=0, help='(0)')
+    _output(parser, 'run directory, with report.html')
+    _json(parser)
+
+
+def demo(commands: Any) -> None:
+    """`jaxprune demo`."""
+
+    def run(options: argparse.Namespace) -> None:
+        from jaxprune import pipeline
+
+        _print.iterated(pipeline.demo(options.output), as_json=options.json)
+
+    parser = _command(commands, 'demo', run, 'prune the small detector that comes with the package, on drawn images')
+    parser.add_argument('-o', '--output', default='runs/demo', metavar='PATH', help='run directory (runs/demo)')
+    _device(parser)
+    _json(parser)
+
+
+COMMANDS = (new, convert, info, graph, prune, plan, detect, val, scan, select, train, export, iterate, demo)

@@ -1,0 +1,60 @@
+"""From the arguments to an exit code: 0, 2 for a user's mistake (one line on standard error), 130 when interrupted."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jaxprune.cli import _commands
+from jaxprune.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f'{self.prog}: error: {message} (see "{self.prog} --help")\n')
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits."""
+    parser = _Parser(prog='jaxprune', description='YOLOv7 in JAX, and structured filter pruning.')
+    commands = parser.add_subparsers(metavar='COMMAND', required=True, parser_class=_Parser)
+    for command in _commands.COMMANDS:
+        command(commands)
+    options = parser.parse_args(arguments)
+    try:
+        _set_device(getattr(options, 'device', None))
+        options.run(options)
+        sys.stdout.flush()
+    except UserError as error:
+        _fail(' '.join(str(error).split()), 2)
+    except KeyboardInterrupt:
+        _fail('interrupted; commands that take long go on where they stopped when started again', 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        _fail(f'{error.filename or "output"}: {error.strerror}', 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f'jaxprune: error: {message}', file=sys.stderr)
+    sys.exit(code)
+
+
+def _set_device(name: str | None) -> None:
+    """Makes `cpu`, `gpu`, `tpu` or `gpu:1` the device that everything runs on."""
+    if name is None:
+        return
+    import jax
+
+    kind, _, index = name.partition(':')
+    try:
+        jax.config.update('jax_default_device', jax.devices(kind)[int(index or 0)])
+    except (RuntimeError, ValueError, IndexError) as error:
+        found = sorted({device.platform for device in jax.devices()})
+        raise UserError(f'device {name!r} is not here (found: {", ".join(found)})') from error

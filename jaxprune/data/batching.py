@@ -1,0 +1,228 @@
+"""Evaluation batches: images resized, letterboxed and stacked, in few shapes, so that few programs are compiled.
+
+The shapes are those of the PyTorch YOLOv7's rectangular evaluation: images are sorted by aspect ratio, and every 32 in
+that order share the smallest shape that holds them.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from jaxprune.data._letterbox import letterbox, load_image
+from jaxprune.data.datasets import DetectionDataset
+from jaxprune.errors import UserError
+
+GROUP = 32
+PREFETCH = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatch:
+    """Images for the device, and what leads back to the original pixels: `original = (network - pads) / gains`.
+
+    Attributes:
+        images: `uint8 [b, h, w, 3]`, RGB; rows of zeros where `valid` is False.
+        valid: `bool [b]`, False for the rows that only fill the batch.
+        indices: `int64 [b]`, index into the data set, -1 where not valid.
+        sizes: `int64 [b, 2]`, height and width of the original image.
+        gains: `float32 [b]`, network pixels per original pixel.
+        pads: `float32 [b, 2]`, grey border left and above, in network pixels.
+        labels: per row `float32 [n, 5]`, the data set's labels.
+    """
+
+    images: UInt8[np.ndarray, 'b h w 3']
+    valid: Bool[np.ndarray, ' b']
+    indices: Int[np.ndarray, ' b']
+    sizes: Int[np.ndarray, 'b 2']
+    gains: Float[np.ndarray, ' b']
+    pads: Float[np.ndarray, 'b 2']
+    labels: tuple[Float[np.ndarray, 'n 5'], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The images of one batch and their common height and width."""
+
+    indices: Int[np.ndarray, ' n']
+    shape: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+    """One image, ready to be stacked."""
+
+    pixels: UInt8[np.ndarray, 'h w 3']
+    size: tuple[int, int]
+    gain: float
+    pad: tuple[float, float]
+
+
+class EvalBatches:
+    """The batches of a data set for one image size; iterate as often as needed.
+
+    Every batch has exactly `batch` rows. Images are decoded in threads in the first pass and kept in memory, as
+    `uint8`, unless they would take more than `keep_bytes`.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        image_size: int,
+        *,
+        batch: int = GROUP,
+        group: int = GROUP,
+        rect: bool = True,
+        pad: float = 0.5,
+        stride: int = 32,
+        keep_bytes: int = 2 << 30,
+        workers: int | None = None,
+    ) -> None:
+        """Plans the batches; nothing is decoded yet.
+
+        Args:
+            dataset: the split to evaluate.
+            image_size: longer side of the resized images, in pixels; a multiple of `stride`.
+            batch: rows per batch on the device; it does not change any shape.
+            group: how many images, in the order of the aspect ratio, share one shape.
+            rect: whether shapes follow the aspect ratio; False makes all of them square.
+            pad: how much larger than needed rectangular shapes are, in strides.
+            stride: largest stride of the model, in pixels.
+            keep_bytes: the most memory that decoded images may hold between passes.
+            workers: decoding threads; None: one per core.
+
+        Raises:
+            UserError: a size that the stride does not divide, or a batch below 1.
+        """
+        if image_size < stride or image_size % stride:
+            below = max(image_size // stride, 1) * stride
+            raise UserError(
+                f'image size {image_size}: the stride {stride} does not divide it; take {below} or {below + stride}'
+            )
+        if batch < 1 or group < 1:
+            raise UserError(f'batch size {batch}: it must be 1 or more')
+        self.dataset = dataset
+        self.image_size = image_size
+        self.batch = batch
+        shapes = _rectangles(dataset.sizes, image_size, group, pad, stride) if rect else _squares(dataset, image_size)
+        self._parts = _split(*shapes, batch)
+        self._workers = workers or os.cpu_count() or 1
+        self._keep = sum(batch * part.shape[0] * part.shape[1] * 3 for part in self._parts) <= keep_bytes
+        self._kept: tuple[EvalBatch, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """The distinct shapes `(batch, height, width, 3)`: as many programs are compiled."""
+        return tuple(dict.fromkeys((self.batch, *part.shape, 3) for part in self._parts))
+
+    @property
+    def order(self) -> Int[np.ndarray, ' n']:
+        """Index into the data set of every image, in the order of the batches."""
+        return np.concatenate([part.indices for part in self._parts])
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept = []
+        for batch in self._decode():
+            if self._keep:
+                kept.append(batch)
+            yield batch
+        self._kept = tuple(kept) if self._keep else None
+
+    def _decode(self) -> Iterator[EvalBatch]:
+        """Decodes the batches one after the other, a few ahead of the one that is asked for."""
+        with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
+            waiting: deque[tuple[_Part, Iterator[_Picture]]] = deque()
+            for part in self._parts:
+                waiting.append((part, pool.map(self._picture, part.indices.tolist(), [part.shape] * len(part.indices))))
+                if len(waiting) > PREFETCH:
+                    yield self._stack(*waiting.popleft())
+            while waiting:
+                yield self._stack(*waiting.popleft())
+
+    def _picture(self, index: int, shape: tuple[int, int]) -> _Picture:
+        image, size, resized = load_image(self.dataset.images[index], self.image_size)
+        boxed, ratio, pad = letterbox(image, shape, scale_up=False)
+        return _Picture(np.ascontiguousarray(boxed[..., ::-1]), size, resized[0] / size[0] * ratio, pad)
+
+    def _stack(self, part: _Part, pictures: Iterator[_Picture]) -> EvalBatch:
+        rows = list(pictures)
+        fill = self.batch - len(rows)
+        labels = [self.dataset.labels[index] for index in part.indices.tolist()]
+        return EvalBatch(
+            images=_padded(np.stack([row.pixels for row in rows]), fill, 0),
+            valid=_padded(np.ones(len(rows), bool), fill, False),
+            indices=_padded(part.indices, fill, -1),
+            sizes=_padded(np.array([row.size for row in rows], np.int64), fill, 1),
+            gains=_padded(np.array([row.gain for row in rows], np.float32), fill, 1),
+            pads=_padded(np.array([row.pad for row in rows], np.float32), fill, 0),
+            labels=(*labels, *[np.zeros((0, 5), np.float32)] * fill),
+        )
+
+
+def label_boxes(
+    dataset: DetectionDataset, image_size: int
+) -> tuple[Int[np.ndarray, ' n'], Int[np.ndarray, ' n'], Float[np.ndarray, 'n 4']]:
+    """All labels of a data set as boxes in original pixels, for the metric.
+
+    A resized image has whole sides, so its two axes are scaled a little differently, but detections are scaled back by
+    the height's factor alone. Labels take the same way, so that both are off by the same.
+
+    Args:
+        dataset: the split.
+        image_size: longer side of the resized images, in pixels.
+
+    Returns:
+        Image index `int64 [n]`, class `int64 [n]`, box `float32 [n, 4]` (left, top, right, bottom, cut to the image).
+    """
+    counts = [len(rows) for rows in dataset.labels]
+    owner = np.repeat(np.arange(len(counts)), counts)
+    rows = np.concatenate([*dataset.labels, np.zeros((0, 5), np.float32)])
+    size = dataset.sizes.astype(np.float64)
+    resized = np.maximum(np.floor(size * (image_size / size.max(axis=1, keepdims=True))), 1)
+    scale = (resized / (resized[:, :1] / size[:, :1]))[owner][:, ::-1]
+    centre, half = rows[:, 1:3] * scale, rows[:, 3:] * scale / 2
+    limit = size[owner][:, ::-1]
+    boxes = np.concatenate([np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)], axis=1)
+    return owner, rows[:, 0].astype(np.int64), boxes.astype(np.float32)
+
+
+def _rectangles(
+    sizes: Int[np.ndarray, 'n 2'], image_size: int, group: int, pad: float, stride: int
+) -> tuple[Int[np.ndarray, ' n'], list[tuple[int, int]]]:
+    """Images in the order of their aspect ratio (height / width), and the shape of each."""
+    aspect = sizes[:, 0] / sizes[:, 1]
+    order = np.argsort(aspect, kind='stable')
+    starts = np.arange(0, len(order), group)
+    lowest, highest = aspect[order][starts], np.maximum.reduceat(aspect[order], starts)
+    relative = np.stack([np.minimum(highest, 1), 1 / np.maximum(lowest, 1)], axis=1)  # wide and tall ones: a square
+    shapes = (np.ceil(relative * image_size / stride + pad) * stride).astype(np.int64)
+    return order, [(int(shapes[index // group, 0]), int(shapes[index // group, 1])) for index in range(len(order))]
+
+
+def _squares(dataset: DetectionDataset, image_size: int) -> tuple[Int[np.ndarray, ' n'], list[tuple[int, int]]]:
+    return np.arange(len(dataset)), [(image_size, image_size)] * len(dataset)
+
+
+def _split(order: Int[np.ndarray, ' n'], shapes: Sequence[tuple[int, int]], batch: int) -> tuple[_Part, ...]:
+    """Cuts every run of equal shapes into batches: only the last of a run has rows to fill."""
+    table = np.array(shapes)
+    ends = np.flatnonzero((table[1:] != table[:-1]).any(axis=1)) + 1
+    return tuple(
+        _Part(run[start : start + batch], shapes[first])
+        for first, run in zip([0, *ends.tolist()], np.split(order, ends), strict=True)
+        for start in range(0, len(run), batch)
+    )
+
+
+def _padded(rows: np.ndarray, fill: int, value: float) -> np.ndarray:
+    return np.concatenate([rows, np.full((fill, *rows.shape[1:]), value, rows.dtype)]) if fill else rows

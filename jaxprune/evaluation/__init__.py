@@ -1,0 +1,21 @@
+"""From detections to metrics: the PyTorch YOLOv7's own, and pycocotools'."""
+
+from jaxprune.evaluation._boxes import Predictions, Targets, collect, concatenate
+from jaxprune.evaluation._matching import THRESHOLDS, match
+from jaxprune.evaluation.coco import CocoMetrics, coco_metrics, coco_results, evaluate_results
+from jaxprune.evaluation.metrics import DetectionMetrics, detection_metrics
+
+__all__ = [
+    'THRESHOLDS',
+    'CocoMetrics',
+    'DetectionMetrics',
+    'Predictions',
+    'Targets',
+    'coco_metrics',
+    'coco_results',
+    'collect',
+    'concatenate',
+    'detection_metrics',
+    'evaluate_results',
+    'match',
+]

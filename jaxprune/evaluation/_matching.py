@@ -1,0 +1,75 @@
+"""Which detections are correct, by the rule of the PyTorch YOLOv7."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxprune.evaluation._boxes import Predictions, Targets
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)
+MAX_PAIRS = 1 << 22
+
+
+def match(predictions: Predictions, targets: Targets) -> Bool[np.ndarray, 'n 10']:
+    """Per detection and IoU threshold (0.5, 0.55, …, 0.95), whether it is correct.
+
+    A detection looks only at the target of its image and class that it overlaps most. It is correct, at the thresholds
+    that this IoU exceeds, if the IoU exceeds the lowest of them and no detection of higher confidence took the target.
+
+    Args:
+        predictions: detections, n of them; equal confidences keep their order.
+        targets: labels.
+
+    Returns:
+        `bool [n, 10]` in the order of `predictions`.
+    """
+    classes = 1 + max(predictions.classes.max(initial=0), targets.classes.max(initial=0))
+    key = predictions.images * classes + predictions.classes
+    target_key = targets.images * classes + targets.classes
+    by_key = np.argsort(target_key, kind='stable')
+    target_key, target_boxes = target_key[by_key], targets.boxes_xyxy[by_key]
+    order = np.lexsort((-predictions.scores, key))
+    first = np.searchsorted(target_key, key[order], side='left')
+    count = np.searchsorted(target_key, key[order], side='right') - first
+    seen = count > 0
+    order, first, count = order[seen], first[seen], count[seen]
+    parts = np.array_split(np.arange(len(order)), 1 + int(count.sum()) // MAX_PAIRS)
+    best = [_best_target(predictions.boxes_xyxy[order[p]], first[p], count[p], target_boxes) for p in parts if len(p)]
+    correct = np.zeros((len(predictions), len(THRESHOLDS)), bool)
+    if best:
+        overlap, taken = (np.concatenate(column) for column in zip(*best, strict=True))
+        winners = _first_come(overlap, taken)
+        correct[order[winners]] = overlap[winners, None] > THRESHOLDS
+    return correct
+
+
+def _best_target(
+    boxes: Float[np.ndarray, 'n 4'],
+    first: Int[np.ndarray, ' n'],
+    count: Int[np.ndarray, ' n'],
+    target_boxes: Float[np.ndarray, 'm 4'],
+) -> tuple[Float[np.ndarray, ' n'], Int[np.ndarray, ' n']]:
+    """Largest IoU of each box with targets `first` … `first + count - 1` (one at least), and the first that has it."""
+    start = np.cumsum(count) - count
+    owner = np.repeat(np.arange(len(boxes)), count)
+    target = np.arange(len(owner)) + np.repeat(first - start, count)
+    overlap = _iou(boxes[owner], target_boxes[target])
+    best = np.maximum.reduceat(overlap, start)
+    place = np.flatnonzero(overlap == best[owner])
+    leading = np.flatnonzero(np.diff(owner[place], prepend=-1))
+    return best, target[place[leading]]
+
+
+def _first_come(overlap: Float[np.ndarray, ' n'], taken: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' k']:
+    """The detections, in order, that overlap enough and come first to their target."""
+    candidates = np.flatnonzero(overlap > THRESHOLDS[0])
+    _, leading = np.unique(taken[candidates], return_index=True)
+    return candidates[leading]
+
+
+def _iou(left: Float[np.ndarray, 'n 4'], right: Float[np.ndarray, 'n 4']) -> Float[np.ndarray, ' n']:
+    """Overlap of each pair of boxes, in float32; 0 where both are empty."""
+    a, b = left.T, right.T
+    inner = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0)
+    inner *= np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner
+    return np.divide(inner, union, out=np.zeros_like(inner), where=union > 0)

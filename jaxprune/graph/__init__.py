@@ -1,0 +1,7 @@
+"""Connectivity of any JAX model, found by following element ids through its jaxpr. Knows no model and computes nothing."""
+
+from jaxprune.graph._svg import to_svg
+from jaxprune.graph._trace import trace
+from jaxprune.graph._types import Edge, Graph, Group, LayerInfo, Slot
+
+__all__ = ['Edge', 'Graph', 'Group', 'LayerInfo', 'Slot', 'to_svg', 'trace']

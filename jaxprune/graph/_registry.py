@@ -1,0 +1,59 @@
+"""One rule per primitive, and the walk that applies them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.extend import core
+
+from jaxprune.graph._record import Record
+from jaxprune.graph._values import Value, fixed
+
+Rule = Callable[[Record, Any, list[Value]], list[Value]]
+"""`(record, equation, operands) -> results`.
+
+A rule may give a result's axis ids only if, after these are removed from all operands, the same primitive computes the
+same result without them, and the elements that remain do not depend on those removed. For every id that
+it lets go it calls `record.protect`.
+"""
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Registers a rule for the primitives called `names`."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            if name in RULES:
+                raise ValueError(f'primitive {name!r} has two rules')
+            RULES[name] = function
+        return function
+
+    return register
+
+
+def unknown(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """What holds for any primitive: everything that it reads stays."""
+    for operand in operands:
+        record.protect_value(operand, 'cannot be followed')
+    data = any(operand.data for operand in operands)
+    return [fixed(getattr(result.aval, 'shape', ()), data=data) for result in equation.outvars]
+
+
+def walk(record: Record, jaxpr: core.Jaxpr, arguments: Sequence[Value]) -> list[Value]:
+    """The results of a jaxpr for these arguments, in place of its input variables."""
+    known = dict(zip(jaxpr.invars, arguments, strict=True))
+    known |= {var: fixed(var.aval.shape, data=False) for var in jaxpr.constvars}
+
+    def read(atom: Any) -> Value:
+        return fixed(atom.aval.shape, data=False) if isinstance(atom, core.Literal) else known[atom]
+
+    outer = record.equation
+    for equation in jaxpr.eqns:
+        record.equation = equation
+        results = RULES.get(equation.primitive.name, unknown)(
+            record, equation, [read(atom) for atom in equation.invars]
+        )
+        known.update(zip(equation.outvars, results, strict=True))
+    record.equation = outer
+    return [read(atom) for atom in jaxpr.outvars]

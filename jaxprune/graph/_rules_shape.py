@@ -1,0 +1,215 @@
+"""Rules for primitives that move elements."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprune.graph._record import Record
+from jaxprune.graph._registry import rule, unknown
+from jaxprune.graph._values import NONE, Axis, Ids, Value, concatenate_axes, fixed
+
+Block = tuple[range, range]
+"""Operand axes and result axes between which a reshape moves elements."""
+
+
+@rule('iota')
+def iota(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Counts along one axis and is uniform along the others."""
+    shape, counting = equation.outvars[0].aval.shape, equation.params['dimension']
+    return [Value(tuple(Axis(size, uniform=place != counting) for place, size in enumerate(shape)), data=False)]
+
+
+@rule('broadcast_in_dim')
+def broadcast_in_dim(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """New axes are uniform, and so are axes that grow from size 1."""
+    operand = operands[0]
+    axes = [Axis(size, uniform=True) for size in equation.outvars[0].aval.shape]
+    for axis, place in zip(operand.axes, equation.params['broadcast_dimensions'], strict=True):
+        if axis.size == axes[place].size:
+            axes[place] = axis
+        else:
+            record.protect(axis.ids, 'repeats its channel')
+    return [Value(tuple(axes), operand.data)]
+
+
+@rule('transpose')
+def transpose(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Axes in another order."""
+    return [Value(tuple(operands[0].axes[place] for place in equation.params['permutation']), operands[0].data)]
+
+
+@rule('squeeze')
+def squeeze(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Axes of size 1 go."""
+    (operand,) = operands
+    gone = {place % len(operand.axes) for place in equation.params['dimensions']}
+    for place in gone:
+        record.protect(operand.axes[place].ids, 'drops the axis of its channel')
+    return [Value(tuple(axis for place, axis in enumerate(operand.axes) if place not in gone), operand.data)]
+
+
+@rule('concatenate')
+def concatenate(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """One after the other along one axis, side by side along the others."""
+    along = equation.params['dimension']
+    data = any(operand.data for operand in operands)
+    axes = [
+        concatenate_axes(each) if place == along else record.combine(list(each))
+        for place, each in enumerate(zip(*(operand.axes for operand in operands), strict=True))
+    ]
+    return [Value(tuple(axis.with_origin(None) if data else axis for axis in axes), data)]
+
+
+@rule('slice')
+def slice_(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Some elements of every axis."""
+    starts, limits = equation.params['start_indices'], equation.params['limit_indices']
+    steps = equation.params['strides'] or (1,) * len(starts)
+    spans = [np.arange(*bounds) for bounds in zip(starts, limits, steps, strict=True)]
+    return [_take(operands[0], spans)]
+
+
+@rule('split')
+def split(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Consecutive parts of one axis."""
+    (operand,), along = operands, equation.params['axis']
+    ends = np.cumsum(equation.params['sizes'])
+    whole = [np.arange(axis.size) for axis in operand.axes]
+    parts = np.split(whole[along], ends[:-1])
+    return [_take(operand, [*whole[:along], part, *whole[along + 1 :]]) for part in parts]
+
+
+@rule('rev')
+def rev(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """The other way round along some axes."""
+    turned = equation.params['dimensions']
+    spans = [np.arange(axis.size)[:: -1 if place in turned else 1] for place, axis in enumerate(operands[0].axes)]
+    return [_take(operands[0], spans)]
+
+
+@rule('pad')
+def pad(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Padding has no ids; negative padding cuts."""
+    operand = operands[0]
+    sizes = equation.outvars[0].aval.shape
+    spans = []
+    for axis, size, (low, _, inner) in zip(operand.axes, sizes, equation.params['padding_config'], strict=True):
+        places = low + np.arange(axis.size) * (inner + 1)
+        inside = (places >= 0) & (places < size)
+        span = np.full(size, NONE)
+        span[places[inside]] = np.flatnonzero(inside)
+        spans.append(span)
+    padded = _take(operand, spans)
+    return [Value(tuple(axis.with_origin(None) for axis in padded.axes), any(each.data for each in operands))]
+
+
+@rule('dynamic_slice')
+def dynamic_slice(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """An axis that is taken whole keeps its ids."""
+    sizes = equation.params['slice_sizes']
+    axes = [_whole(record, axis, size) for axis, size in zip(operands[0].axes, sizes, strict=True)]
+    return [Value(tuple(axes), any(operand.data for operand in operands))]
+
+
+@rule('gather')
+def gather(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Picks places on some axes of an array; the axes that are taken whole keep their ids."""
+    operand, indices = operands
+    record.protect_value(indices, 'picks places by it')
+    numbers, sizes = equation.params['dimension_numbers'], equation.params['slice_sizes']
+    dropped = {*numbers.collapsed_slice_dims, *getattr(numbers, 'operand_batching_dims', ())}
+    axes = list(fixed(equation.outvars[0].aval.shape, data=True).axes)
+    targets = iter(numbers.offset_dims)
+    for place, (axis, size) in enumerate(zip(operand.axes, sizes, strict=True)):
+        if place in dropped:
+            record.protect(axis.ids, 'picks some of its channels')
+        else:
+            axes[next(targets)] = _whole(record, axis, size)
+    return [Value(tuple(axes), any(each.data for each in operands))]
+
+
+@rule('reshape')
+def reshape(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Merges axes, and splits an axis where its ids repeat along all but one of the parts."""
+    operand = operands[0]
+    if 0 in equation.outvars[0].aval.shape:
+        return unknown(record, equation, operands)
+    result = [Axis(size, uniform=True) for size in equation.outvars[0].aval.shape]
+    for sources, targets in _blocks([axis.size for axis in operand.axes], [axis.size for axis in result]):
+        moved = _move(record, [operand.axes[place] for place in sources], [result[place].size for place in targets])
+        for place, axis in zip(targets, moved, strict=True):
+            result[place] = axis
+    return [Value(tuple(result), operand.data)]
+
+
+def _take(value: Value, spans: Sequence[Ids]) -> Value:
+    pairs = zip(value.axes, spans, strict=True)
+    return Value(tuple(axis if _is_whole(axis, span) else axis.take(span) for axis, span in pairs), value.data)
+
+
+def _is_whole(axis: Axis, span: Ids) -> bool:
+    return len(span) == axis.size and np.array_equal(span, np.arange(axis.size))
+
+
+def _whole(record: Record, axis: Axis, size: int) -> Axis:
+    if size == axis.size:
+        return axis.with_origin(None)
+    record.protect(axis.ids, 'picks some of its channels')
+    return Axis(size)
+
+
+def _blocks(sizes: Sequence[int], targets: Sequence[int]) -> Iterator[Block]:
+    """Smallest runs of axes with as many elements on both sides, from the right, so that channels meet channels."""
+    i, j = len(sizes), len(targets)
+    while i and j:
+        left, right = i - 1, j - 1
+        before, after = sizes[left], targets[right]
+        while before != after:
+            if before < after:
+                left -= 1
+                before *= sizes[left]
+            else:
+                right -= 1
+                after *= targets[right]
+        yield range(left, i), range(right, j)
+        i, j = left, right
+    if i:
+        yield range(i), range(0)
+
+
+def _move(record: Record, axes: list[Axis], sizes: list[int]) -> list[Axis]:
+    if len(axes) == len(sizes) == 1:
+        return axes
+    labelled = [place for place, axis in enumerate(axes) if axis.ids is not None]
+    carrying = [place for place in labelled if axes[place].size > 1] or labelled[-1:]
+    for place in set(labelled) - set(carrying):
+        record.protect(axes[place].ids, 'merges its channel with others')
+    uniform = all(axis.uniform or axis.size == 1 for axis in axes)
+    blank = [Axis(size, uniform=uniform or size == 1) for size in sizes]
+    if not carrying:
+        return blank
+    if len(carrying) > 1:
+        for place in carrying:
+            record.protect(axes[place].ids, 'merges two axes of channels')
+        return blank
+    return _follow(record, axes, carrying[0], blank)
+
+
+def _follow(record: Record, axes: list[Axis], place: int, blank: list[Axis]) -> list[Axis]:
+    """Moves the one axis with ids to the result axis along which alone they vary."""
+    axis = axes[place]
+    shape = [each.size for each in axes]
+    index = np.broadcast_to(np.expand_dims(np.arange(axis.size), [i for i in range(len(axes)) if i != place]), shape)
+    index = index.reshape([each.size for each in blank])
+    for target in reversed(range(len(blank))):
+        line = np.moveaxis(index, target, 0).reshape(blank[target].size, -1)
+        if _constant(line) or _constant(axis.known[line]):
+            return [axis.take(line[:, 0]) if spot == target else each for spot, each in enumerate(blank)]
+    parts = [each.size for each in blank]
+    record.protect(axis.ids, f'splits its {axis.size} channels into {parts}')
+    return [Axis(each.size) for each in blank]
+
+
+def _constant(lines: np.ndarray) -> bool:
+    return bool(np.all(lines == lines[:, :1]))

@@ -1,0 +1,189 @@
+"""`ArchSpec`: an architecture as data.
+
+A spec is a list of named nodes in an order in which they can be computed. A node says which operation it is, which nodes
+it reads and, where it produces channels of its own, how many. Everything else (input widths, costs, exported graphs)
+is derived from that, so a pruned network is the same spec with other channel counts.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from jaxprune.errors import UserError
+
+IMAGE = 'image'
+FORMS = ('training', 'deploy', 'fused')
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Node:
+    """One operation: `name` is its module's name, `inputs` are names of earlier nodes or `IMAGE`."""
+
+    op: ClassVar[str]
+    name: str
+    pytorch_name: str
+    inputs: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conv(Node):
+    """Convolution, then batch normalisation (or a bias, where `epsilon` is None), then an activation.
+
+    Attributes:
+      channels: number of filters.
+      kernel, stride, padding, dilation: (rows, columns); zeros are padded on both sides.
+      epsilon: of the batch normalisation; None where there is none and the convolution has a bias.
+      activation: `silu`, `leaky_relu:0.1` (with its slope), `relu`, `relu6`, `hardswish` or `identity`.
+    """
+
+    op: ClassVar[str] = 'conv'
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    epsilon: float | None = None
+    activation: str = 'identity'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RepConv(Node):
+    """RepVGG convolution: 3×3 with BN plus 1×1 with BN plus, if `identity`, BN of the input itself; then an activation."""
+
+    op: ClassVar[str] = 'repconv'
+    channels: int
+    stride: tuple[int, int] = (1, 1)
+    identity: bool = False
+    epsilon: float
+    activation: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaxPool(Node):
+    """Maximum over a window; the padding never wins."""
+
+    op: ClassVar[str] = 'max_pool'
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Upsample(Node):
+    """Nearest-neighbour enlargement by a whole factor."""
+
+    op: ClassVar[str] = 'upsample'
+    factor: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Concat(Node):
+    """Channels of all inputs, one after the other."""
+
+    op: ClassVar[str] = 'concat'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head(Node):
+    """1×1 convolution with bias that predicts `anchors · (5 + classes)` values per cell.
+
+    With `implicit` (YOLOR's ImplicitA and ImplicitM), a learned vector is added to its input and another multiplies its output.
+    """
+
+    op: ClassVar[str] = 'head'
+    channels: int
+    implicit: bool = False
+
+
+NODES: dict[str, type[Node]] = {cls.op: cls for cls in (Conv, RepConv, MaxPool, Upsample, Concat, Head)}
+Layer = Conv | RepConv | Head
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArchSpec:
+    """A detector's architecture.
+
+    Attributes:
+      name: of the architecture, such as `yolov7-tiny`.
+      form: `training`, `deploy` or `fused`.
+      classes: class names.
+      anchors: per level, per anchor: (width, height) in pixels.
+      strides: per level, in pixels.
+      nodes: in the layer order of the published tables (the PyTorch module order, heads last), which is also an
+        order in which they can be computed.
+      outputs: names of the heads, level by level.
+    """
+
+    name: str
+    form: str
+    classes: tuple[str, ...]
+    anchors: tuple[tuple[tuple[float, float], ...], ...]
+    strides: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        seen = {IMAGE}
+        for node in self.nodes:
+            missing = [name for name in node.inputs if name not in seen]
+            if missing or node.name in seen:
+                raise UserError(f'spec {self.name!r}: node {node.name!r} reads {missing} before it is defined, or stands twice')
+            seen.add(node.name)
+        if self.form not in FORMS:
+            raise UserError(f'spec {self.name!r}: form {self.form!r} is not one of {", ".join(FORMS)}')
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The nodes that have channels of their own; a layer's index is its place here."""
+        return tuple(node for node in self.nodes if isinstance(node, Layer))
+
+    @property
+    def max_stride(self) -> int:
+        """Pixels by which an image's height and width must be divisible."""
+        return max(self.strides)
+
+    def widths(self) -> dict[str, int]:
+        """Number of channels of every node's output, and of the image."""
+        widths = {IMAGE: 3}
+        for node in self.nodes:
+            own = getattr(node, 'channels', None)
+            widths[node.name] = sum(widths[name] for name in node.inputs) if own is None else own
+        return widths
+
+    def resize(self, widths: Mapping[str, int]) -> Self:
+        """The same architecture with other channel counts for the layers named in `widths`."""
+        nodes = tuple(
+            dataclasses.replace(node, channels=int(widths[node.name])) if node.name in widths else node  # type: ignore[call-arg]
+            for node in self.nodes
+        )
+        return dataclasses.replace(self, nodes=nodes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `json` can write and `from_json` reads back."""
+        plain = dataclasses.asdict(self)
+        plain['nodes'] = [{'op': node.op, **dataclasses.asdict(node)} for node in self.nodes]
+        return {'version': VERSION, **plain}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote; a version from the future or an unknown operation is a `UserError`."""
+        fields = dict(plain)
+        version = fields.pop('version', None)
+        if version != VERSION:
+            raise UserError(f'spec version {version!r} cannot be read here (this program reads version {VERSION})')
+        try:
+            nodes = tuple(_node(node) for node in fields.pop('nodes'))
+            return cls(nodes=nodes, **{key: _freeze(value) for key, value in fields.items()})
+        except (KeyError, TypeError) as error:
+            raise UserError(f'spec is not complete or has an unknown entry: {error}') from error
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _node(plain: Mapping[str, Any]) -> Node:
+    fields = {key: _freeze(value) for key, value in plain.items()}
+    return NODES[fields.pop('op')](**fields)

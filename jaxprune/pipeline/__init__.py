@@ -1,0 +1,24 @@
+"""What each command does, as one function."""
+
+from jaxprune.pipeline._detect import detect
+from jaxprune.pipeline._evaluate import evaluate, val
+from jaxprune.pipeline._model import connections, convert, export_model, info, new
+from jaxprune.pipeline._prune import plan_diff, plan_rows, prune, prune_model
+from jaxprune.pipeline._scan import scan, select
+
+__all__ = [
+    'connections',
+    'convert',
+    'detect',
+    'evaluate',
+    'export_model',
+    'info',
+    'new',
+    'plan_diff',
+    'plan_rows',
+    'prune',
+    'prune_model',
+    'scan',
+    'select',
+    'val',
+]

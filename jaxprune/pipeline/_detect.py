@@ -1,0 +1,196 @@
+"""What `detect` does: annotated pictures, text and JSON for any images."""
+
+import dataclasses
+import os
+import pathlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprune import checkpoint, data, evaluation, models, progress
+from jaxprune.checkpoint import write_json
+from jaxprune.errors import UserError
+from jaxprune.pipeline import _evaluate
+from jaxprune.pipeline._evaluate import NmsSettings
+from jaxprune.pipeline._model import Path
+from jaxprune.report import drawing
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """One image as read (BGR) and as the network sees it."""
+
+    path: pathlib.Path
+    original: np.ndarray
+    letterboxed: np.ndarray
+    gain: float
+    pad: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frames:
+    """A batch of equally large frames, as `evaluation.collect` wants it; `indices` are places in the batch."""
+
+    valid: np.ndarray
+    indices: np.ndarray
+    sizes: np.ndarray
+    gains: np.ndarray
+    pads: np.ndarray
+
+
+def detect(
+    path: Path,
+    source: Path | Sequence[Path],
+    output: Path,
+    *,
+    image_size: int = 640,
+    conf: float = 0.25,
+    iou: float = 0.45,
+    classes: Sequence[int] | None = None,
+    agnostic: bool = False,
+    batch: int = 32,
+) -> dict[str, Any]:
+    """Finds objects in images.
+
+    Args:
+      path: model directory.
+      source: images, or folders of images.
+      output: directory for the annotated pictures, `labels/NAME.txt` (class cx cy w h confidence, 0..1 of the image) and `detections.json`.
+      image_size: longer side that the network sees, in pixels.
+      conf, iou: thresholds of non-maximum suppression.
+      classes: only these.
+      agnostic: suppress across classes.
+      batch: images per program call.
+
+    Returns:
+      `path`, `images` (how many), `detections` (how many), `classes` (class name -> how many).
+
+    Raises:
+      UserError: for a source that is missing, holds no image or cannot be read.
+    """
+    settings = NmsSettings(
+        conf=conf, iou=iou, multi_label=False, agnostic=agnostic, classes=None if classes is None else tuple(classes)
+    )
+    files = find_images([source] if isinstance(source, str | pathlib.Path) else list(source))
+    model, variables = checkpoint.load(path)
+    models.check_size(model.spec, image_size, image_size)
+    target = pathlib.Path(output)
+    records: list[dict[str, Any]] = []
+    with progress.bar('detect', len(files), unit='images') as advance:
+        for frames in _batches(files, image_size, model.spec.max_stride, _evaluate.device_batch(batch)):
+            for frame, found in zip(frames, run(model, variables, frames, settings, batch), strict=True):
+                records.append(_write(target, frame, found, model.spec.classes))
+                advance()
+    records.sort(key=lambda record: record['image'])
+    write_json(target / 'detections.json', records)
+    counts: dict[str, int] = defaultdict(int)
+    for record in records:
+        for row in record['detections']:
+            counts[row['name']] += 1
+    return {'path': str(target), 'images': len(files), 'detections': sum(counts.values()), 'classes': dict(counts)}
+
+
+def find_images(sources: Sequence[Path]) -> list[pathlib.Path]:
+    """Image files that the sources name or hold, sorted."""
+    files: list[pathlib.Path] = []
+    for source in map(pathlib.Path, sources):
+        if source.is_dir():
+            files += [file for file in sorted(source.iterdir()) if data.is_image(file)]
+        elif source.is_file():
+            files.append(source)
+        else:
+            raise UserError(f'{source}: no such image or folder')
+    if not files:
+        raise UserError(f'{", ".join(map(str, sources))}: holds no image that can be read')
+    return list(dict.fromkeys(files))
+
+
+def _batches(files: Sequence[pathlib.Path], size: int, stride: int, batch: int) -> Iterator[list[_Frame]]:
+    """Frames of one shape at a time, in as few compiled shapes as the images allow."""
+    waiting: dict[tuple[int, ...], list[_Frame]] = defaultdict(list)
+    for file in files:
+        frame = read_frame(file, size, stride)
+        group = waiting[frame.letterboxed.shape]
+        group.append(frame)
+        if len(group) == batch:
+            yield waiting.pop(frame.letterboxed.shape)
+    yield from waiting.values()
+
+
+def read_frame(file: pathlib.Path, size: int, stride: int) -> _Frame:
+    """An image, letterboxed to the smallest rectangle that the stride divides."""
+    original = data.read_image(file)
+    boxed, gain, pad = data.letterbox(original, (size, size), auto=True, stride=stride)
+    return _Frame(file, original, boxed, gain, pad)
+
+
+def run(
+    model: models.Detector,
+    variables: models.Variables,
+    frames: Sequence[_Frame],
+    settings: NmsSettings,
+    batch: int,
+) -> list[evaluation.Predictions]:
+    """Detections of equally shaped frames, image by image, in original pixels."""
+    rows = _evaluate.device_batch(batch)
+    images = np.zeros((rows, *frames[0].letterboxed.shape), np.uint8)
+    images[: len(frames)] = np.stack([frame.letterboxed[..., ::-1] for frame in frames])
+    fill = rows - len(frames)
+    geometry = _Frames(
+        valid=np.arange(rows) < len(frames),
+        indices=np.arange(rows),
+        sizes=np.array([frame.original.shape[:2] for frame in frames] + [(1, 1)] * fill),
+        gains=np.array([frame.gain for frame in frames] + [1.0] * fill, np.float32),
+        pads=np.array([frame.pad for frame in frames] + [(0.0, 0.0)] * fill, np.float32),
+    )
+    found = evaluation.collect(_evaluate.find(model, variables, images, settings=settings), geometry)
+    ends = np.searchsorted(found.images, np.arange(len(frames) + 1))
+    return [
+        evaluation.Predictions(*(column[ends[i] : ends[i + 1]] for column in vars(found).values()))
+        for i in range(len(frames))
+    ]
+
+
+def annotate(frame: _Frame, found: evaluation.Predictions, classes: Sequence[str]) -> np.ndarray:
+    """The image with its detections drawn in, BGR."""
+    return drawing.draw_detections(frame.original, found.boxes_xyxy, found.classes, found.scores, names=classes)
+
+
+def write_image(path: pathlib.Path, image: np.ndarray) -> None:
+    """Writes a BGR image in the format of its name, to a temporary name first."""
+    import cv2
+
+    temporary = path.with_name(f'.{os.getpid()}.{path.name}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another output directory') from error
+
+
+def _write(
+    target: pathlib.Path, frame: _Frame, found: evaluation.Predictions, classes: Sequence[str]
+) -> dict[str, Any]:
+    height, width = frame.original.shape[:2]
+    write_image(target / frame.path.name, annotate(frame, found, classes))
+    left, top, right, bottom = (found.boxes_xyxy / np.array([width, height, width, height], np.float32)).T
+    rows = np.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top, found.scores], axis=1)
+    labels = target / 'labels' / f'{frame.path.stem}.txt'
+    labels.parent.mkdir(parents=True, exist_ok=True)
+    lines = (
+        f'{klass} ' + ' '.join(f'{value:.6g}' for value in row) + '\n'
+        for klass, row in zip(found.classes.tolist(), rows.tolist(), strict=True)
+    )
+    labels.write_text(''.join(lines))
+    return {
+        'image': str(frame.path),
+        'detections': [
+            {'class': klass, 'name': classes[klass], 'score': score, 'box_xyxy': box}
+            for klass, score, box in zip(
+                found.classes.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist(), strict=True
+            )
+        ],
+    }

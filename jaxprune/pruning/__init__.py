@@ -1,0 +1,49 @@
+"""Structured pruning of any JAX model: criteria, plans, selection, masks and slices; knows graph and variables only."""
+
+from jaxprune.pruning._apply import (
+    Resizable,
+    mask,
+    planned_parameters,
+    read_masks,
+    resolve,
+    slice_variables,
+    widths,
+)
+from jaxprune.pruning._criteria import CRITERIA, Criterion, register, score
+from jaxprune.pruning._files import kept_plan, rates_from_json, read_plan, write_rates
+from jaxprune.pruning._layers import find_layer
+from jaxprune.pruning._plan import Difference, Plan, PlanLayer, Row, read_json
+from jaxprune.pruning._published import published_iterations
+from jaxprune.pruning._rates import plan_rates, removed_filters, uniform_rates
+from jaxprune.pruning.select import RULES, Choice, select_layers
+
+__all__ = [
+    'CRITERIA',
+    'RULES',
+    'Choice',
+    'Criterion',
+    'Difference',
+    'Plan',
+    'PlanLayer',
+    'Resizable',
+    'Row',
+    'find_layer',
+    'kept_plan',
+    'mask',
+    'plan_rates',
+    'planned_parameters',
+    'published_iterations',
+    'rates_from_json',
+    'read_json',
+    'read_masks',
+    'read_plan',
+    'register',
+    'removed_filters',
+    'resolve',
+    'score',
+    'select_layers',
+    'slice_variables',
+    'uniform_rates',
+    'widths',
+    'write_rates',
+]

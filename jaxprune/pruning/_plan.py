@@ -1,0 +1,182 @@
+"""`Plan`: which channels every pruned group keeps."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+from jaxprune.errors import UserError
+from jaxprune.pruning._json import VERSION, check_header, read_json, whole_numbers, write_text
+
+KIND = 'channels'
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class PlanLayer:
+    """What one group keeps; it goes by its layer of lowest index.
+
+    Attributes:
+      index, name: of that layer.
+      channels: before.
+      keep: kept channels, rising.
+    """
+
+    index: int
+    name: str
+    channels: int
+    keep: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        where = f'layer {self.index} ({self.name})'
+        if not self.keep:
+            raise UserError(f'{where}: a plan must keep at least one of its {self.channels} channels')
+        if any(later <= earlier for earlier, later in zip(self.keep, self.keep[1:], strict=False)):
+            raise UserError(f'{where}: kept channels must rise and not repeat')
+        if self.keep[0] < 0 or self.keep[-1] >= self.channels:
+            wrong = self.keep[0] if self.keep[0] < 0 else self.keep[-1]
+            raise UserError(f'{where}: kept channel {wrong} is out of range: it has channels 0 to {self.channels - 1}')
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """Channels that go, rising."""
+        return tuple(sorted(set(range(self.channels)) - set(self.keep)))
+
+
+class Row(NamedTuple):
+    """A line of the table that `plan show` prints; `rate` is the share of the channels that goes."""
+
+    index: int
+    name: str
+    channels: int
+    kept: int
+    removed: int
+    rate: float
+
+
+class Difference(NamedTuple):
+    """A layer that two plans treat differently: channels that only the one or only the other removes."""
+
+    index: int
+    name: str
+    only_first: tuple[int, ...]
+    only_second: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which channels every pruned group keeps; groups that are not named keep all. Hashable.
+
+    Attributes:
+      layers: one entry per pruned group, by index.
+    """
+
+    layers: tuple[PlanLayer, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'layers', tuple(sorted(self.layers)))
+        for attribute in ('name', 'index'):
+            values = [getattr(layer, attribute) for layer in self.layers]
+            repeated = [value for value in values if values.count(value) > 1]
+            if repeated:
+                raise UserError(f'plan names layer {repeated[0]} twice: merge the entries into one')
+
+    @property
+    def keep(self) -> dict[str, tuple[int, ...]]:
+        """Layer name -> kept channels."""
+        return {layer.name: layer.keep for layer in self.layers}
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Layer name -> width before."""
+        return {layer.name: layer.channels for layer in self.layers}
+
+    def then(self, other: 'Plan') -> 'Plan':
+        """The plan that does what `other` does to the result of this one: its channels count what this one kept.
+
+        Raises:
+          UserError: if `other` is for other widths than this plan leaves.
+        """
+        merged = {layer.name: layer for layer in self.layers}
+        for second in other.layers:
+            first = merged.get(second.name)
+            merged[second.name] = second if first is None else _compose(first, second)
+        return Plan(tuple(merged.values()))
+
+    def diff(self, other: 'Plan') -> list[Difference]:
+        """Layers that the two plans treat differently, by index."""
+        first, second = ({layer.name: layer for layer in plan.layers} for plan in (self, other))
+        found = []
+        for layer in sorted((second | first).values()):
+            pair = [side[layer.name].removed if layer.name in side else () for side in (first, second)]
+            alone = [tuple(sorted(set(a) - set(b))) for a, b in (pair, pair[::-1])]
+            if any(alone):
+                found.append(Difference(layer.index, layer.name, *alone))
+        return found
+
+    def rows(self) -> list[Row]:
+        """The plan as a table, by index."""
+        return [
+            Row(
+                layer.index,
+                layer.name,
+                layer.channels,
+                len(layer.keep),
+                layer.channels - len(layer.keep),
+                1 - len(layer.keep) / layer.channels,
+            )
+            for layer in self.layers
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `json` can write and `from_json` reads back."""
+        layers = [
+            {'layer': layer.index, 'name': layer.name, 'channels': layer.channels, 'keep': list(layer.keep)}
+            for layer in self.layers
+        ]
+        return {'version': VERSION, 'kind': KIND, 'layers': layers}
+
+    @classmethod
+    def from_json(cls, plain: Any) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          UserError: for a version from the future, another kind of plan, or entries that are missing or senseless.
+        """
+        check_header(plain, KIND)
+        try:
+            return cls(tuple(_layer(entry) for entry in plain['layers']))
+        except (KeyError, TypeError) as error:
+            raise UserError(f'plan is not complete or has an entry of the wrong type: {error}') from error
+
+    @classmethod
+    def read(cls, file: str | os.PathLike[str]) -> Self:
+        """Reads a file that `write` made; a `UserError` names the file if it is none."""
+        try:
+            return cls.from_json(read_json(file))
+        except UserError as error:
+            raise error if str(file) in str(error) else UserError(f'{file}: {error}') from error
+
+    def write(self, file: str | os.PathLike[str]) -> None:
+        """Writes the plan as JSON, one line per layer; the file is there whole or not at all."""
+        plain = self.to_json()
+        layers = ',\n'.join('  ' + json.dumps(layer) for layer in plain['layers'])
+        text = f'{{"version": {VERSION}, "kind": "{KIND}", "layers": [\n{layers}\n]}}\n'
+        write_text(pathlib.Path(file), text)
+
+
+def _layer(entry: Mapping[str, Any]) -> PlanLayer:
+    index, channels = whole_numbers((entry['layer'], entry['channels']))
+    if not isinstance(entry['name'], str):
+        raise TypeError(f'name {entry["name"]!r}')
+    return PlanLayer(index, entry['name'], channels, whole_numbers(entry['keep']))
+
+
+def _compose(first: PlanLayer, second: PlanLayer) -> PlanLayer:
+    if second.channels != len(first.keep):
+        raise UserError(
+            f'layer {second.index} ({second.name}): the second plan is for {second.channels} channels, '
+            f'but the first leaves {len(first.keep)}'
+        )
+    return PlanLayer(first.index, first.name, first.channels, tuple(first.keep[kept] for kept in second.keep))

@@ -1,0 +1,92 @@
+"""The result table of a scan: JSON, a row per line, appended and flushed as rows are measured."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from jaxprune.errors import UserError
+
+Key = tuple[int | None, float]
+_SETTINGS = 'settings'
+
+
+class Table:
+    """A table on disk that a scan goes on with.
+
+    Every row carries `settings`, a digest of the model, the data and the options that it was measured with.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: str) -> None:
+        """Reads the rows that are there; a last line that was cut off by a kill is dropped.
+
+        Raises:
+          UserError: where the file is not a table, was measured with other settings, or cannot be written.
+        """
+        self._path = pathlib.Path(path)
+        self._settings = settings
+        rows = _parse(self._path) if self._path.exists() else []
+        if any(row.get(_SETTINGS) != settings for row in rows):
+            raise UserError(
+                f'{self._path}: was measured with another model, data set or options; name another file or remove it'
+            )
+        self.rows = {(row['layer'], row['rate']): row for row in rows}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._rewrite(rows)
+            self._file = self._path.open('a', encoding='utf-8')
+        except OSError as error:
+            raise UserError(f'{self._path}: cannot be written ({error.strerror}); name another file') from error
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self.rows
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds a measured row and flushes it to the disk."""
+        self.rows[row['layer'], row['rate']] = row
+        try:
+            self._file.write(json.dumps({**row, _SETTINGS: self._settings}) + '\n')
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f'{self._path}: cannot be written ({error.strerror}); rows before this one are kept') from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        text = ''.join(json.dumps(row) + '\n' for row in rows)
+        if self._path.exists() and self._path.read_text(encoding='utf-8') == text:
+            return
+        temporary = self._path.with_name(f'.{self._path.name}.{os.getpid()}')
+        temporary.write_text(text, encoding='utf-8')
+        os.replace(temporary, self._path)
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Rows of a table, `settings` left out.
+
+    Raises:
+      UserError: where the file is missing or is not a table.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f'{file}: no such file; make it with "jaxprune scan"')
+    return [{key: value for key, value in row.items() if key != _SETTINGS} for row in _parse(file)]
+
+
+def _parse(file: pathlib.Path) -> list[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding='utf-8').splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{file}: cannot be read ({error}); it should be a table of "jaxprune scan"') from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, 'layer': row['layer'], 'rate': row['rate']})
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and not line.endswith('\n'):
+                break
+            raise UserError(f'{file}, line {number}: not a row of a scan ({error}); remove the line or the file') from error
+    return rows

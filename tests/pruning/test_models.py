@@ -1,0 +1,135 @@
+"""Laws 1 to 3 on the architectures themselves, in every form, for random plans over all layers."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxprune import models, trees
+from jaxprune.pruning import (
+    CRITERIA,
+    Plan,
+    PlanLayer,
+    mask,
+    plan_rates,
+    planned_parameters,
+    read_masks,
+    slice_variables,
+    uniform_rates,
+    widths,
+)
+
+CASES = [(name, form) for name in ('yolov7-tiny', 'yolov7') for form in models.FORMS]
+
+
+def random_model(name, form, seed):
+    """A narrow model whose variables, statistics and implicits included, are all far from their initial values."""
+    rng = np.random.default_rng(seed)
+    spec = models.build_spec(name, classes=2, form=form, width_multiple=0.125)
+
+    def draw(path, shape):
+        if path[-1] == 'kernel':
+            return rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1]))
+        if path[-1] in ('scale', 'var', 'implicit_multiply'):
+            return rng.uniform(0.5, 1.5, size=shape)
+        return rng.normal(size=shape) * 0.3
+
+    shapes = trees.flatten(models.shapes(spec))
+    return spec, trees.unflatten({path: draw(path, leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
+
+
+def random_plan(graph, seed):
+    """Every layer that can be pruned keeps a random part, some of them all or one channel."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for layer in (layer for layer in graph.layers if layer.prunable):
+        kept = rng.choice([1, layer.channels, rng.integers(1, layer.channels + 1)], p=[0.05, 0.15, 0.8])
+        keep = np.sort(rng.permutation(layer.channels)[:kept])
+        layers.append(PlanLayer(layer.index, layer.name, layer.channels, tuple(keep.tolist())))
+    return Plan(tuple(layers))
+
+
+def compiled(spec, variables, images):
+    """`variables -> all heads in one vector`; compiling takes most of the time, as every plan has shapes of its own."""
+    options = {'xla_backend_optimization_level': 0}
+    program = jax.jit(models.Detector(spec).apply).lower(variables, images).compile(compiler_options=options)
+    return lambda variables: np.concatenate([np.ravel(head) for head in program(variables, images)])
+
+
+def assert_close(actual, expected):
+    assert np.abs(actual - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.fixture(scope='module')
+def images():
+    return np.random.default_rng(5).uniform(size=(1, 64, 64, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(('name', 'form'), CASES)
+def test_masked_is_sliced(name, form, images):
+    spec, variables = random_model(name, form, seed=1)
+    graph = models.connectivity(spec)
+    plan = random_plan(graph, seed=CASES.index((name, form)))
+    smaller = slice_variables(variables, graph, plan)
+    sliced = compiled(spec.resize(widths(graph, plan)), smaller, images)(smaller)
+    forward = compiled(spec, variables, images)
+    assert_close(forward(mask(variables, graph, plan)), sliced)
+    assert np.abs(forward(variables) - sliced).max() > 0.01 * np.abs(sliced).max()
+    masked = {**variables, 'masks': {layer: {'input': factors} for layer, factors in read_masks(graph, plan).items()}}
+    assert_close(compiled(spec, masked, images)(masked), sliced)
+
+
+@pytest.mark.parametrize(('name', 'form'), CASES)
+def test_slices_compose(name, form):
+    spec, variables = random_model(name, form, seed=2)
+    graph = models.connectivity(spec)
+    first = random_plan(graph, seed=10)
+    smaller = spec.resize(widths(graph, first))
+    small_graph = models.connectivity(smaller)
+    assert [layer.name for layer in small_graph.layers] == [layer.name for layer in graph.layers]
+    second = random_plan(small_graph, seed=11)
+    twice = slice_variables(slice_variables(variables, graph, first), small_graph, second)
+    assert smaller.resize(widths(small_graph, second)) == spec.resize(widths(graph, first.then(second)))
+    once = slice_variables(variables, graph, first.then(second))
+    jax.tree.map(np.testing.assert_array_equal, twice, once)
+
+
+@pytest.mark.parametrize(('name', 'form'), CASES)
+def test_prediction_is_the_count_after_slicing(name, form):
+    spec, variables = random_model(name, form, seed=3)
+    graph = models.connectivity(spec)
+    plan = random_plan(graph, seed=12)
+    sliced, smaller = slice_variables(variables, graph, plan), spec.resize(widths(graph, plan))
+    assert trees.diff(models.shapes(smaller), sliced) == []
+    counted = models.count(models.Detector(smaller), sliced, 64)
+    assert planned_parameters(variables, graph, plan) == counted.parameters
+    fused, folded = models.to_form(models.Detector(smaller), sliced, 'fused')
+    implicits = sum(leaf.size for path, leaf in trees.flatten(sliced).items() if path[-1].startswith('implicit'))
+    assert counted.parameters_published - implicits == sum(leaf.size for leaf in jax.tree.leaves(folded['params']))
+    assert counted.gflops == models.spec_cost(fused.spec, 64).gflops
+
+
+@pytest.mark.parametrize('criterion', sorted(CRITERIA))
+@pytest.mark.parametrize(('name', 'form'), CASES)
+def test_every_criterion_plans_every_form(name, form, criterion):
+    spec, variables = random_model(name, form, seed=4)
+    graph = models.connectivity(spec)
+    rates = uniform_rates(graph, 0.5)
+    assert len(rates) == {'yolov7': 89, 'yolov7-tiny': 55}[name]
+    if form == 'fused' and criterion.startswith('bn'):
+        with pytest.raises(ValueError, match='no batch normalisation'):
+            plan_rates(graph, variables, rates, criterion=criterion)
+        return
+    plan = plan_rates(graph, variables, rates, criterion=criterion)
+    assert [row.removed for row in plan.rows()] == [layer.channels // 2 for layer in graph.layers if layer.prunable]
+
+
+def test_iterating_ranks_as_one_plan_would():
+    """Ranking masked variables of a RepConv model and ranking sliced ones keep the same filters."""
+    spec, variables = random_model('yolov7', 'training', seed=6)
+    graph = models.connectivity(spec)
+    rates = uniform_rates(graph, 0.5)
+    early, late = ({index: rate for index, rate in rates.items() if (index < 60) is part} for part in (True, False))
+    first = plan_rates(graph, variables, early)
+    smaller = models.connectivity(spec.resize(widths(graph, first)))
+    second = plan_rates(smaller, slice_variables(variables, graph, first), late)
+    assert first.then(second) == plan_rates(graph, variables, rates)

@@ -1,0 +1,62 @@
+"""The published first iteration on a trained checkpoint: what the original keeps and what it then computes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import weights_convert
+
+from jaxprune import models
+from jaxprune.pruning import mask, plan_rates, published_iterations, rates_from_json, slice_variables, widths
+
+
+@pytest.fixture(scope='module')
+def trained(golden):
+    file = golden / 'trained/yolov7-tiny-bccd.pt'
+    if not file.is_file():
+        pytest.skip('the trained checkpoint (12 MB) is not beside this checkout')
+    return weights_convert.convert_checkpoint(file)
+
+
+@pytest.fixture(scope='module')
+def pruned(golden):
+    with np.load(golden / 'trained/pruned.npz') as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize('criterion', ['l2', 'l1'])
+def test_first_published_iteration(trained, pruned, criterion):
+    spec, variables = trained.spec, trained.variables
+    graph = models.connectivity(spec)
+    rates = rates_from_json(published_iterations('yolov7-tiny')[0]['layers'])
+    plan = plan_rates(graph, variables, rates, criterion=criterion)
+    prefix = f'kept_{criterion}_iteration1_layer'
+    expected = {
+        int(key.removeprefix(prefix)): value.tolist() for key, value in pruned.items() if key.startswith(prefix)
+    }
+    assert {layer.index: list(layer.keep) for layer in plan.layers} == expected
+
+    smaller = models.Detector(spec.resize(widths(graph, plan)))
+    sliced = slice_variables(variables, graph, plan)
+    assert models.count(smaller, sliced, 256).parameters_published == pruned[f'parameters_{criterion}']
+    images = np.moveaxis(pruned['image'], 1, -1)
+    decoded = pruned[f'decoded_{criterion}']
+    for model, weights in ((smaller, sliced), (models.Detector(spec), mask(variables, graph, plan))):
+        computed = np.asarray(models.predict(model, weights, images))
+        assert np.abs(computed - decoded)[..., :4].max() <= 2e-5 * decoded[..., :4].max()
+        assert np.abs(computed - decoded)[..., 4:].max() <= 2e-5
+
+
+@pytest.mark.parametrize('name', ['yolov7', 'yolov7-tiny'])
+def test_published_parameters_of_fourteen_iterations(golden, name):
+    """Counts alone, on abstract variables: what a plan predicts after each published iteration."""
+    published = json.loads((golden / f'pruning/{name}.json').read_text())
+    spec = models.build_spec(name, form=published['form'])
+    for iteration, row in zip(published_iterations(name), published['published'][1:], strict=True):
+        graph = models.connectivity(spec)
+        zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), models.shapes(spec))
+        plan = plan_rates(graph, zeros, rates_from_json(iteration['layers']), criterion='random')
+        spec = spec.resize(widths(graph, plan))
+        cost = models.spec_cost(spec)
+        assert (cost.parameters_published, round(cost.gflops, 3)) == (row['parameters'], row['gflops_640'])

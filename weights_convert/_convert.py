@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from weights_convert._storage import Checkpoint, open_checkpoint
 from weights_convert._tensors import TensorRef, tensor
 
 _DECODING = {'anchor_grid': 'anchors of the spec'}
+_CONFIGURATION = re.compile(r'([\w-]{1,80})\.yaml$', re.ASCII)
 _SHOWN = 3  # differences that an error names
 
 
@@ -159,7 +161,7 @@ def _class_names(root: Module, classes: int) -> tuple[str, ...]:
 def _configuration(root: Module) -> str | None:
     """Name of the configuration file that the network was built from."""
     file = root.attributes.get('yaml_file')
-    return pathlib.PurePath(file).stem if isinstance(file, str) else None
+    return match[1] if isinstance(file, str) and (match := _CONFIGURATION.search(file)) else None
 
 
 def _tensor(tensors: dict[str, TensorRef], link: _names.Link) -> TensorRef:

@@ -13,7 +13,6 @@ KERNEL = 'kernel'  # [out, in, rows, columns] <-> [rows, columns, in, out]
 VECTOR = 'vector'  # [c] <-> [c]
 IMPLICIT = 'implicit'  # [1, c, 1, 1] <-> [c]
 RANKS = {KERNEL: 4, VECTOR: 1, IMPLICIT: 4}  # axes in the checkpoint
-_TO_HWIO = (2, 3, 1, 0)
 _BN = (
     ('weight', 'params', 'scale'),
     ('bias', 'params', 'bias'),
@@ -49,6 +48,9 @@ def implicit(module: str, path: Path) -> tuple[Link, ...]:
 
 def to_flax(array: np.ndarray, layout: str) -> np.ndarray:
     """An array as the checkpoint has it, as the variables have it; contiguous."""
-    if layout == KERNEL:
-        return np.ascontiguousarray(array.transpose(_TO_HWIO))
-    return array.reshape(-1) if layout == IMPLICIT else array
+    if layout != KERNEL:
+        return array.reshape(-1)
+    out, read, rows, columns = array.shape
+    by_input = np.ascontiguousarray(array.reshape(out, -1).T)  # in two steps, each kind to the processor's cache
+    by_place = by_input.reshape(read, rows * columns, out).transpose(1, 0, 2)
+    return np.ascontiguousarray(by_place).reshape(rows, columns, read, out)

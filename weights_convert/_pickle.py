@@ -10,6 +10,7 @@ Time and memory are linear in the number of bytes, because no opcode here copies
 
 import dataclasses
 import pickletools
+import warnings
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -61,18 +62,23 @@ def unpickle(file: IO[bytes]) -> Unpickled:
     """
     machine = _Machine()
     try:
-        for opcode, argument, position in pickletools.genops(file):
-            if opcode.name in _CONSTANTS:
-                machine.stack.append(argument)
-            elif opcode.name in _ACTIONS:
-                _ACTIONS[opcode.name](machine, argument)
-            elif opcode.name not in _NO_EFFECT:
-                raise ConversionError(f'pickle opcode {opcode.name} at byte {position} is not one that checkpoints use')
+        with warnings.catch_warnings(action='ignore'):  # odd escapes in texts
+            _run(machine, file)
         return Unpickled(machine.stack.pop(), machine.storages, tuple(sorted(machine.unexpected_calls)))
     except ConversionError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ConversionError('the pickle in it is truncated or damaged') from error
+
+
+def _run(machine: '_Machine', file: IO[bytes]) -> None:
+    for opcode, argument, position in pickletools.genops(file):
+        if opcode.name in _CONSTANTS:
+            machine.stack.append(argument)
+        elif opcode.name in _ACTIONS:
+            _ACTIONS[opcode.name](machine, argument)
+        elif opcode.name not in _NO_EFFECT:
+            raise ConversionError(f'pickle opcode {opcode.name} at byte {position} is not one that checkpoints use')
 
 
 class _Machine:

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from jaxprune import trees
-from jaxprune.checkpoint._files import atomic_directory, write_json
 from jaxprune.errors import UserError
+from jaxprune.files import atomic_directory, write_json
 from jaxprune.models import ArchSpec, Detector, Variables, shapes
 
 _SPEC = 'spec.json'
@@ -90,7 +90,9 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _read(directory: pathlib.Path) -> dict[str, Any]:
     file = directory / _SPEC
     if not file.is_file():
-        raise UserError(f'{directory}: not a model directory ({_SPEC} is missing); make one with "jaxprune convert" or "new"')
+        raise UserError(
+            f'{directory}: not a model directory ({_SPEC} is missing); make one with "jaxprune convert" or "new"'
+        )
     try:
         content = json.loads(file.read_text())
         return {'spec': content['spec'], 'metadata': content['metadata']}

@@ -45,9 +45,13 @@ def _evaluation(parser: Any, *, conf: float = 0.001, iou: float = 0.65) -> None:
 def _criterion(parser: Any) -> None:
     parser.add_argument('--criterion', default='l2', choices=_CRITERIA, help='what makes a filter unimportant (l2)')
     parser.add_argument('--seed', type=int, default=0, help='of criterion random (0)')
-    parser.add_argument('--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole')
+    parser.add_argument(
+        '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole'
+    )
     parser.add_argument('--min-channels', type=int, metavar='N', help='filters that every layer keeps at least')
-    parser.add_argument('--round-to', type=int, metavar='N', help='round the number of kept filters up to a multiple of N')
+    parser.add_argument(
+        '--round-to', type=int, metavar='N', help='round the number of kept filters up to a multiple of N'
+    )
 
 
 def _json(parser: Any) -> None:
@@ -107,7 +111,9 @@ def info(commands: Any) -> None:
 
     parser = _command(commands, 'info', run, 'count parameters and GFLOPs, in all and per layer')
     parser.add_argument('model', metavar='MODEL', help='model directory')
-    parser.add_argument('--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)')
+    parser.add_argument(
+        '--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)'
+    )
     _json(parser)
 
 
@@ -261,7 +267,9 @@ def scan(commands: Any) -> None:
     _data(parser)
     parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
     parser.add_argument('--layers', nargs='+', metavar='LAYER', help='only these layers (index or name)')
-    parser.add_argument('--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to leave out')
+    parser.add_argument(
+        '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to leave out'
+    )
     parser.add_argument('--criterion', default='l2', choices=_CRITERIA, help='(l2)')
     parser.add_argument('--seed', type=int, default=0, help='of criterion random (0)')
     _image_size(parser)
@@ -358,7 +366,9 @@ def export(commands: Any) -> None:
     parser = _command(commands, 'export', run, 'write a model for another runtime')
     parser.add_argument('model', metavar='MODEL', help='model directory')
     parser.add_argument('--format', default='onnx', choices=('onnx',), help='(onnx)')
-    parser.add_argument('--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)')
+    parser.add_argument(
+        '--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)'
+    )
     parser.add_argument('--batch', type=int, default=1, metavar='N', help='images per run; 0: any number (1)')
     parser.add_argument('--decoded', action='store_true', help='boxes and probabilities in place of raw heads')
     parser.add_argument('--opset', type=int, default=17, help='(17)')
@@ -392,14 +402,20 @@ def iterate(commands: Any) -> None:
         )
         _print.iterated(pipeline.iterate(options.model, options.data, options.output, settings), as_json=options.json)
 
-    parser = _command(commands, 'iterate', run, 'repeat scan, select, prune, fine-tune and evaluate; goes on where it stopped')
+    parser = _command(
+        commands, 'iterate', run, 'repeat scan, select, prune, fine-tune and evaluate; goes on where it stopped'
+    )
     parser.add_argument('model', metavar='MODEL', help='model directory to start from')
     _data(parser, split=False)
     until = parser.add_mutually_exclusive_group(required=True)
     until.add_argument('--iterations', type=int, metavar='N', help='how often')
-    until.add_argument('--keep-params', type=float, metavar='SHARE', help='until at most this share of parameters is left')
+    until.add_argument(
+        '--keep-params', type=float, metavar='SHARE', help='until at most this share of parameters is left'
+    )
     parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
-    parser.add_argument('--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole')
+    parser.add_argument(
+        '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole'
+    )
     parser.add_argument('--criterion', default='l2', choices=_CRITERIA, help='(l2)')
     _selection(parser)
     parser.add_argument('--epochs', type=int, default=20, metavar='N', help='of fine-tuning per iteration (20)')

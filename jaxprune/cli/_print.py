@@ -73,7 +73,13 @@ def graph(result: Mapping[str, Any], *, as_json: bool) -> None:
     for edge in result['edges']:
         readers.setdefault(edge['producer'], []).append(f'{edge["consumer"]} at {edge["offset"]}')
     rows = [
-        [layer['index'], layer['pytorch_name'], layer['channels'], layer['prunable'], ', '.join(readers.get(layer['index'], []))]
+        [
+            layer['index'],
+            layer['pytorch_name'],
+            layer['channels'],
+            layer['prunable'],
+            ', '.join(readers.get(layer['index'], [])),
+        ]
         for layer in result['layers']
     ]
     total = f'{len(result["layers"])} layers, {len(result["edges"])} edges'
@@ -83,7 +89,7 @@ def graph(result: Mapping[str, Any], *, as_json: bool) -> None:
 def pruned(result: Any, *, as_json: bool) -> None:
     """`jaxprune prune`."""
     if as_json:
-        return _json({**vars(result), 'rows': [row._asdict() for row in result.rows]})
+        return _json({**vars(result), 'rows': [vars(row) for row in result.rows]})
     rows = [[row.index, row.name, row.channels, row.kept, row.removed] for row in result.rows]
     changes = [
         f'{title}: {result.before[key]:,} -> {result.after[key]:,} ({result.after[key] / result.before[key] - 1:+.1%})'
@@ -136,7 +142,10 @@ def trained(result: Mapping[str, Any], *, as_json: bool) -> None:
     """`jaxprune train`."""
     if as_json:
         return _json(result)
-    return print(f'{result["path"]}: mAP50 {result["map50"]:.4f}, mAP50-95 {result["map50_95"]:.4f} after {result["epochs"]} epochs')
+    return print(
+        f'{result["path"]}: mAP50 {result["map50"]:.4f}, mAP50-95 {result["map50_95"]:.4f} '
+        f'after {result["epochs"]} epochs'
+    )
 
 
 def exported(result: Mapping[str, Any], *, as_json: bool) -> None:
@@ -144,7 +153,11 @@ def exported(result: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         return _json(result)
     errors = result['errors']
-    checked = 'not compared (onnxruntime is not installed)' if errors is None else f'largest relative error {max(errors.values()):.1e}'
+    checked = (
+        'not compared (onnxruntime is not installed)'
+        if errors is None
+        else f'largest relative error {max(errors.values()):.1e}'
+    )
     return print(f'{result["path"]}: ONNX opset {result["opset"]}, {checked}')
 
 

@@ -99,10 +99,10 @@ def _nms_image(
         return corners[index // width], index % width if labels is None else labels[index]
 
     kept = suppress(scores, look_up, iou, limits)
-    boxes, classes = look_up(kept.index)
-    valid = jnp.arange(limits.detections) < kept.count
+    boxes, classes = look_up(kept.indices)
+    valid = jnp.arange(limits.detections) < kept.number
     return Detections(
-        jnp.where(valid[:, None], boxes, 0), jnp.where(valid, kept.score, 0), jnp.where(valid, classes, -1), valid
+        jnp.where(valid[:, None], boxes, 0), jnp.where(valid, kept.scores, 0), jnp.where(valid, classes, -1), valid
     )
 
 

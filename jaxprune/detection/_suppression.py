@@ -45,13 +45,13 @@ class Limits(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The detections so far: `index` and `score` of the candidates, `boxes` (moved apart), `classes`, how many."""
+    """The detections so far: `indices` and `scores` of the candidates, `boxes` (moved apart), `classes`, how many."""
 
-    index: Int[Array, 'd']
-    score: Float[Array, 'd']
+    indices: Int[Array, 'd']
+    scores: Float[Array, 'd']
     boxes: Float[Array, 'd 4']
     classes: Int[Array, 'd']
-    count: Int[Array, '']
+    number: Int[Array, '']
 
 
 def suppress(scores: Float[Array, 'n w'], look_up: LookUp, iou: Float[Array, ''], limits: Limits) -> Kept:
@@ -67,7 +67,7 @@ def suppress(scores: Float[Array, 'n w'], look_up: LookUp, iou: Float[Array, '']
 
     def unfinished(state: tuple) -> Bool[Array, '']:
         taken, last, kept = state
-        return (taken < total) & (last[0] > -jnp.inf) & (kept.count < limits.detections)
+        return (taken < total) & (last[0] > -jnp.inf) & (kept.number < limits.detections)
 
     def step(state: tuple, *, left: Float[Array, 'n w'] | None = None) -> tuple:
         taken, last, kept = state
@@ -135,7 +135,7 @@ def _suppress_chunk(
     def unfinished(state: tuple) -> Bool[Array, '']:
         start, kept = state
         following = jax.lax.dynamic_index_in_dim(score, jnp.minimum(start, score.size - 1), keepdims=False)
-        return (start < score.size) & (following > -jnp.inf) & (kept.count < limits.detections)
+        return (start < score.size) & (following > -jnp.inf) & (kept.number < limits.detections)
 
     def step(state: tuple) -> tuple:
         start, kept = state
@@ -162,11 +162,18 @@ def _suppress_block(
     within = _overlap(boxes, classes, boxes, classes, iou) & (order[:, None] < order[None, :])
     survives = _greedy(alive, within)
     # A place outside the array drops the candidate: the suppressed ones, and all after the last free place.
-    place = jnp.where(survives, kept.count + jnp.cumsum(survives, dtype=jnp.int32) - 1, kept.index.size)
-    block = (index, score, boxes, classes)
-    arrays = [old.at[place].set(new, mode='drop') for old, new in zip(kept[:4], block, strict=True)]
-    count = jnp.minimum(kept.count + jnp.sum(survives, dtype=jnp.int32), kept.index.size)
-    return Kept(*arrays, count)
+    place = jnp.where(survives, kept.number + jnp.cumsum(survives, dtype=jnp.int32) - 1, kept.indices.size)
+
+    def add(old: Array, new: Array) -> Array:
+        return old.at[place].set(new, mode='drop')
+
+    return Kept(
+        add(kept.indices, index),
+        add(kept.scores, score),
+        add(kept.boxes, boxes),
+        add(kept.classes, classes),
+        jnp.minimum(kept.number + jnp.sum(survives, dtype=jnp.int32), kept.indices.size),
+    )
 
 
 def _overlap(

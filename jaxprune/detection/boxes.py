@@ -90,7 +90,8 @@ def _twice(xy: Float[Array, '*b 2']) -> Float[Array, '*b 1 4']:
 
 def _size(boxes_xyxy: Float[Array, '*b 4']) -> Float[Array, '*b 2']:
     """Width and height, the height with the epsilon that keeps the aspect ratio finite."""
-    return boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] + jnp.asarray([0, _EPS], boxes_xyxy.dtype)
+    size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
+    return size.at[..., 1].add(_EPS)
 
 
 def _aspect(size: Float[Array, '*b 2']) -> Float[Array, '*b']:

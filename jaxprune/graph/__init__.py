@@ -1,4 +1,4 @@
-"""Connectivity of any JAX model, found by following element ids through its jaxpr. Knows no model and computes nothing."""
+"""Connectivity of any JAX model, found by following element ids through its jaxpr; knows no model, computes nothing."""
 
 from jaxprune.graph._svg import to_svg
 from jaxprune.graph._trace import trace

@@ -1,16 +1,19 @@
 """Groups, from which elements can only be removed together."""
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from scipy import sparse
 from scipy.sparse import csgraph
 
 from jaxprune.graph._record import Record
 from jaxprune.graph._types import Group, Role, Slot
 from jaxprune.graph._values import NONE, Ids
+
+Axes = Int[np.ndarray, 'axes']
 
 UNEVEN = 'its channels are not all used alike, so they do not match one to one'
 SEVERAL = 'it holds several spaces of channels: name its parts as layers'
@@ -20,14 +23,25 @@ OUTPUT = 'its channels are the output of the model'
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Solution:
-    """Per id: its class (removed together) and its group (NONE where no layer produces it)."""
+    """Which ids can only be removed together.
 
+    Attributes:
+      record, owner, names: as in `find_groups`.
+      classes: per id, its class: removed together.
+      groups: per id, its group: classes that share an axis on which they are produced; NONE where no layer produces it.
+      reasons: per protected group, the first reason.
+      produced, kernels, read: numbers of the axes that produce, of the output axes of all kernels, and of those that read.
+    """
+
+    record: Record
+    owner: Ids
+    names: Sequence[str]
     classes: Ids
     groups: Ids
-    reasons: dict[int, str]  # per group
-    produced: Int[np.ndarray, 'axes']  # numbers of the axes that produce
-    kernels: Int[np.ndarray, 'axes']  # numbers of the output axes of all kernels
-    read: Int[np.ndarray, 'axes']
+    reasons: dict[int, str]
+    produced: Axes
+    kernels: Axes
+    read: Axes
 
 
 def find_groups(record: Record, owner: Ids, names: Sequence[str]) -> tuple[Group, ...]:
@@ -38,10 +52,13 @@ def find_groups(record: Record, owner: Ids, names: Sequence[str]) -> tuple[Group
       owner: `[leaves]`, index of the layer or NONE.
       names: of the layers.
     """
-    solution = _solve(record)
-    found = [_group(record, owner, names, solution, number) for number in range(solution.groups.max(initial=NONE) + 1)]
+    solution = _solve(record, owner, names)
+    members = np.argsort(solution.groups, kind='stable')
+    parts = np.split(members, np.flatnonzero(np.diff(solution.groups[members])) + 1)
+    found = [_group(solution, ids) for ids in parts if len(ids) and solution.groups[ids[0]] != NONE]
     found.sort(key=lambda group: names.index(group.layers[0]))
-    crowded = {name for name in names if sum(name in group.layers for group in found) > 1}
+    counts = collections.Counter(name for group in found for name in group.layers)
+    crowded = {name for name, count in counts.items() if count > 1}
     return tuple(
         dataclasses.replace(group, index=index, protected=_several(group, crowded)) for index, group in enumerate(found)
     )
@@ -51,26 +68,23 @@ def _several(group: Group, crowded: set[str]) -> str | None:
     return group.protected or (SEVERAL if crowded.intersection(group.layers) else None)
 
 
-def _solve(record: Record) -> _Solution:
+def _solve(record: Record, owner: Ids, names: Sequence[str]) -> _Solution:
     axis_of = record.leaves.axis_of
     classes = _components(len(axis_of), record.pairs)
-    produced = np.unique(np.concatenate([axis_of[ids] for ids in record.produced] or [np.empty(0, int)]))
+    produced, kernels, read = (_axes(record, ids) for ids in (record.produced, record.kernels, record.read))
     made = np.flatnonzero(np.isin(axis_of, produced))
     # All channels of one producing axis are one space, so classes that share such an axis share a group.
     joins = np.stack([classes[made], len(axis_of) + axis_of[made]])
     joined = _components(len(axis_of) + len(record.leaves.starts), [joins])[classes]
     numbers = np.full(joined.max(initial=0) + 1, NONE)
-    numbers[np.unique(joined[made])] = np.arange(len(np.unique(joined[made])))
+    numbers[joined[made]] = joined[made]
     groups = numbers[joined]
-    return _Solution(classes, groups, _reasons(record, classes, groups), produced, *_axes_of_kernels(record))
+    return _Solution(record, owner, names, classes, groups, _reasons(record, classes, groups), produced, kernels, read)
 
 
-def _axes_of_kernels(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    axis_of = record.leaves.axis_of
-    return tuple(
-        np.unique(np.concatenate([axis_of[ids[ids >= 0]] for ids in each] or [np.empty(0, int)]))
-        for each in (record.kernels, record.read)
-    )
+def _axes(record: Record, ids: Sequence[Ids]) -> Axes:
+    found = [record.leaves.axis_of[each[each >= 0]] for each in ids]
+    return np.unique(np.concatenate([*found, np.empty(0, int)]))
 
 
 def _components(size: int, pairs: Sequence[np.ndarray]) -> Ids:
@@ -80,7 +94,6 @@ def _components(size: int, pairs: Sequence[np.ndarray]) -> Ids:
 
 
 def _reasons(record: Record, classes: Ids, groups: Ids) -> dict[int, str]:
-    """Per group, the first reason for which any of its classes must stay."""
     group_of = np.full(classes.max(initial=0) + 1, NONE)
     group_of[classes] = groups
     reasons: dict[int, str] = {}
@@ -90,58 +103,43 @@ def _reasons(record: Record, classes: Ids, groups: Ids) -> dict[int, str]:
     return reasons
 
 
-def _group(record: Record, owner: Ids, names: Sequence[str], solution: _Solution, number: int) -> Group:
-    ids = np.flatnonzero(solution.groups == number)
-    axes = record.leaves.axis_of[ids]
+def _group(solution: _Solution, ids: Ids) -> Group:
+    leaves = solution.record.leaves
+    axes = leaves.axis_of[ids]
     makers = np.intersect1d(axes, solution.kernels)
-    layers = tuple(names[index] for index in np.unique(owner[record.leaves.axis_leaf[makers]]))
-    order = _channel_order(record, owner, solution, ids, makers)
-    places = {int(axis): _places(record, solution, ids[axes == axis], order) for axis in np.unique(axes)}
-    slots = tuple(
-        _slot(record, owner, names, solution, axis, indices, layers[0])
-        for axis, indices in places.items()
-        if indices is not None
-    )
-    reason = _protection(solution, number, slots, uneven=len(slots) < len(places))
-    return Group(NONE, layers, len(order), slots, reason)
+    layers = tuple(solution.names[index] for index in np.unique(solution.owner[leaves.axis_leaf[makers]]))
+    channels, ranks = _rank(solution, ids, np.isin(axes, makers))
+    slots = []
+    for axis in np.unique(axes):
+        indices = _places(solution, ids[axes == axis], ranks[axes == axis], channels)
+        slots += [] if indices is None else [_slot(solution, int(axis), indices, layers[0])]
+    uneven = len(slots) < len(np.unique(axes))
+    tied = bool(np.intersect1d(np.intersect1d(axes, solution.read), solution.produced).size)
+    own = UNEVEN if uneven else TIED if tied else None
+    return Group(NONE, layers, channels, tuple(slots), solution.reasons.get(int(solution.groups[ids[0]]), own))
 
 
-def _protection(solution: _Solution, number: int, slots: tuple[Slot, ...], *, uneven: bool) -> str | None:
-    reason = solution.reasons.get(number)
-    if reason and not any(slot.role == 'read' for slot in slots) and not uneven:
-        return OUTPUT
-    return reason or (UNEVEN if uneven else None)
+def _rank(solution: _Solution, ids: Ids, made: Bool[np.ndarray, 'ids']) -> tuple[int, Ids]:
+    """How many classes there are, and the place of each id's class on the output axis of the lowest layer."""
+    leaves = solution.record.leaves
+    layer = solution.owner[leaves.axis_leaf[leaves.axis_of[ids[made]]]]
+    classes = solution.classes[ids[made]][np.lexsort((ids[made], layer))]
+    found, first = np.unique(classes, return_index=True)
+    places = np.argsort(np.argsort(first))
+    return len(found), places[np.searchsorted(found, solution.classes[ids])]
 
 
-def _channel_order(record: Record, owner: Ids, solution: _Solution, ids: Ids, makers: np.ndarray) -> Ids:
-    """The group's classes, as they stand on the output axis of its lowest layer, then of the others."""
-    leaves = record.leaves
-    mine = ids[np.isin(leaves.axis_of[ids], makers)]
-    layer = owner[leaves.axis_leaf[leaves.axis_of[mine]]]
-    classes = solution.classes[mine[np.lexsort((mine, layer))]]
-    _, first = np.unique(classes, return_index=True)
-    return classes[np.sort(first)]
-
-
-def _places(record: Record, solution: _Solution, ids: Ids, order: Ids) -> Int[np.ndarray, 'channels k'] | None:
+def _places(solution: _Solution, ids: Ids, ranks: Ids, channels: int) -> Int[np.ndarray, 'channels k'] | None:
     """Where each class stands on one axis; None where they do not all stand there equally often."""
-    rank = np.full(int(max(order.max(), solution.classes[ids].max())) + 1, NONE)
-    rank[order] = np.arange(len(order))
-    ranks = rank[solution.classes[ids]]
-    counts = np.bincount(ranks, minlength=len(order))
+    counts = np.bincount(ranks, minlength=channels)
     if counts.min() != counts.max():
         return None
-    return record.leaves.place_of(ids[np.lexsort((ids, ranks))]).reshape(len(order), -1)
+    return solution.record.leaves.place_of(ids[np.lexsort((ids, ranks))]).reshape(channels, -1)
 
 
-def _slot(
-    record: Record, owner: Ids, names: Sequence[str], solution: _Solution, axis: int, indices: np.ndarray, lowest: str
-) -> Slot:
-    leaf = int(record.leaves.axis_leaf[axis])
-    role: Role = 'along'
-    if axis in solution.produced:
-        role = 'produce'
-    elif axis in solution.read:
-        role = 'read'
-    layer = names[owner[leaf]] if owner[leaf] >= 0 else lowest
-    return Slot(record.leaves.paths[leaf], int(record.leaves.axis_place[axis]), indices, role, layer)
+def _slot(solution: _Solution, axis: int, indices: Int[np.ndarray, 'channels k'], lowest: str) -> Slot:
+    leaves = solution.record.leaves
+    leaf = int(leaves.axis_leaf[axis])
+    role: Role = 'produce' if axis in solution.produced else 'read' if axis in solution.read else 'along'
+    layer = solution.names[solution.owner[leaf]] if solution.owner[leaf] >= 0 else lowest
+    return Slot(leaves.paths[leaf], int(leaves.axis_place[axis]), indices, role, layer)

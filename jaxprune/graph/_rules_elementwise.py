@@ -7,9 +7,9 @@ from jaxprune.graph._registry import rule
 from jaxprune.graph._values import Value
 
 _KEEP_ZERO = (
-    'abs asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p erf erf_inv expm1 floor imag log1p neg real '
-    'reduce_precision round sign sin sinh sqrt square stop_gradient tan tanh name optimization_barrier sharding_constraint '
-    'pvary device_put'
+    'abs asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p erf erf_inv expm1 floor imag log1p '
+    'neg real reduce_precision round sign sin sinh sqrt square stop_gradient tan tanh name '
+    'optimization_barrier sharding_constraint pvary device_put'
 )
 _OTHER = (
     'acos acosh add add_any and atan2 bessel_i0e bessel_i1e clamp clz complex cos cosh digamma eq erfc exp exp2 ge gt '

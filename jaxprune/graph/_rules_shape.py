@@ -140,7 +140,8 @@ def reshape(record: Record, equation: Any, operands: list[Value]) -> list[Value]
         moved = _move(record, [operand.axes[place] for place in sources], [result[place].size for place in targets])
         for place, axis in zip(targets, moved, strict=True):
             result[place] = axis
-    return [Value(tuple(result), operand.data)]
+    kept = {axis.ids is not None for axis in result}
+    return [Value(tuple(result), operand.data, split=operand.known() if kept == {False} else None)]
 
 
 def _take(value: Value, spans: Sequence[Ids]) -> Value:

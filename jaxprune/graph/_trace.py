@@ -28,10 +28,11 @@ def trace(apply: Callable[..., Any], variables: Any, *inputs: Any, layers: Layer
 
     Args:
       apply: pure function, called as `apply(variables, *inputs)`, in evaluation mode.
-      variables: pytree of arrays or `jax.ShapeDtypeStruct`; with a collection `params` at its top, or without collections.
+      variables: pytree of arrays or `jax.ShapeDtypeStruct`; with a collection `params` at its top, or without
+        collections.
       *inputs: arrays or `jax.ShapeDtypeStruct`; nothing along their axes is ever removed.
-      layers: `(name, path prefix without the collection)` in index order; a layer may own several kernels. None: every module
-        that owns a kernel is a layer, in the order in which they are used.
+      layers: `(name, path prefix without the collection)` in index order; a layer may own several kernels. None: every
+        module that owns a kernel is a layer, in the order in which they are used.
 
     Returns:
       Layers, edges and groups.
@@ -44,7 +45,8 @@ def trace(apply: Callable[..., Any], variables: Any, *inputs: Any, layers: Layer
     arguments = [fixed(np.shape(leaf), data=True) for leaf in jax.tree.leaves(inputs)]
     jaxpr = jax.make_jaxpr(apply)(variables, *inputs).jaxpr
     for result in walk(record, jaxpr, [*leaves.values(), *arguments]):
-        record.protections.append(Protection(result.known(), OUTPUT))
+        ids = result.known() if result.split is None else result.split
+        record.protections.insert(0, Protection(ids[ids >= 0], OUTPUT))
     names, owner = _name_layers(record, layers)
     groups = find_groups(record, owner, names)
     edges = find_edges(record, owner, inner=layers is None)

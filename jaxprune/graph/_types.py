@@ -51,8 +51,8 @@ class Slot:
       path: of the leaf in the variables, the collection (such as `params`) included.
       axis: of the leaf.
       indices: `[channels, k]`, for each channel its k places on the axis.
-      role: `produce` (output axis of a kernel), `read` (input axis of a kernel: zero it there, and the channel is gone) or
-        `along` (lies beside the channels: statistics, scales, biases, depthwise kernels).
+      role: `produce` (output axis of a kernel), `read` (input axis of a kernel: zero it there, and the channel is
+        gone) or `along` (lies beside the channels: statistics, scales, biases, depthwise kernels).
       layer: to which the leaf belongs.
     """
 

@@ -1,7 +1,7 @@
 """Abstract values: what lies along every axis of an array in the program.
 
-Every element of every axis of every leaf of the variables has an *id*. A value carries, per axis, the id of each element along
-it: removing the id from the variables removes that element from the value.
+Every element of every axis of every leaf of the variables has an *id*. A value carries, per axis, the id of each element
+along it: removing the id from the variables removes that element from the value.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ class Axis:
       size: number of elements.
       ids: of the elements, or None where none of them can be removed.
       uniform: the value is the same all along the axis (it was broadcast), so it fits whatever is removed beside it.
-      sources: who wrote each element: ids of kernels' output axes and, in the second row, of the last element of another
-        layer (or NONE) that it met since (a scale, a learned offset).
+      sources: who wrote each element: ids of kernels' output axes and, in the second row, of the last element of
+        another layer (or NONE) that it met since (a scale, a learned offset).
       origin: ids of elements of leaves that make this value zero where they are zero; only for values that depend
         on no input of the model.
     """
@@ -56,10 +56,17 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """An array in the program: its axes, and whether it depends on an input of the model."""
+    """An array in the program.
+
+    Attributes:
+      axes: of the array.
+      data: whether it depends on an input of the model.
+      split: ids that the last step, a reshape, split into several axes; for a better reason where that is an output.
+    """
 
     axes: tuple[Axis, ...]
     data: bool
+    split: Ids | None = None
 
     def known(self) -> Ids:
         """Every id on any axis."""

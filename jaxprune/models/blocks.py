@@ -1,4 +1,4 @@
-"""The repeated blocks of the YOLOv7 family, each written once, as functions that append nodes to a spec under construction.
+"""The repeated blocks of the YOLOv7 family, each written once: functions that append to a spec's nodes.
 
 A builder counts modules as the PyTorch implementation does: every simple block is one entry of its module list, so that
 names and the published layer order agree; `sppcspc` is one entry with seven convolutions inside.
@@ -6,6 +6,8 @@ names and the published layer order agree; `sppcspc` is one entry with seven con
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 from jaxprune.models import spec as specs
 
@@ -25,7 +27,7 @@ class Builder:
         self.modules += 1
         return f'model.{self.modules - 1}'
 
-    def add(self, cls: type[specs.Node], *inputs: str, pytorch_name: str | None = None, **options) -> str:
+    def add(self, cls: type[specs.Node], *inputs: str, pytorch_name: str | None = None, **options: Any) -> str:
         """Appends a node and returns its name."""
         pytorch_name = pytorch_name or self.next_module()
         name = pytorch_name.replace('.', '_')
@@ -65,8 +67,8 @@ def max_pool(
     b: Builder, x: str, *, kernel: int = 2, stride: int = 2, padding: int = 0, pytorch_name: str | None = None
 ) -> str:
     """Maximum over a square window."""
-    square = {'kernel': (kernel, kernel), 'stride': (stride, stride), 'padding': (padding, padding)}
-    return b.add(specs.MaxPool, x, pytorch_name=pytorch_name, **square)
+    window: dict[str, Any] = {'kernel': (kernel, kernel), 'stride': (stride, stride), 'padding': (padding, padding)}
+    return b.add(specs.MaxPool, x, pytorch_name=pytorch_name, **window)
 
 
 def concat(b: Builder, *inputs: str, pytorch_name: str | None = None) -> str:
@@ -87,7 +89,7 @@ def elan(b: Builder, x: str, *, width: int, inner: int, depth: int, channels: in
 
 
 def down(b: Builder, x: str, *, width: int, skip: str | None = None) -> str:
-    """Halves the resolution by pooling and by a strided convolution, side by side, then joins `skip`, where there is one."""
+    """Halves the resolution by pooling and by a strided convolution, side by side; joins `skip`, where there is one."""
     pooled = conv(b, max_pool(b, x), channels=width)
     strided = conv(b, conv(b, x, channels=width), channels=width, kernel=3, stride=2)
     return concat(b, strided, pooled, *([skip] if skip else []))
@@ -127,7 +129,7 @@ def sppcspc(b: Builder, x: str, *, channels: int) -> str:
     return part('cv7', joined)
 
 
-BLOCKS = {
+BLOCKS: dict[str, Callable[..., str]] = {
     'conv': conv,
     'repconv': repconv,
     'max_pool': max_pool,

@@ -28,9 +28,10 @@ class Cost:
 
     Attributes:
       parameters: entries of `params` as stored, without running statistics.
-      parameters_published: entries after batch normalisation and RepConv branches are folded into the convolutions; those of
-        ImplicitA and ImplicitM still count.
-      gflops: 1e-9 times: 2 per multiply-accumulate of the folded convolutions, 2 per output element of nearest upsampling.
+      parameters_published: entries after batch normalisation and RepConv branches are folded into the convolutions;
+        those of ImplicitA and ImplicitM still count.
+      gflops: 1e-9 times: 2 per multiply-accumulate of the folded convolutions, 2 per output element of nearest
+        upsampling.
       layers: the same, layer by layer, in published index order (upsampling belongs to no layer).
     """
 
@@ -61,7 +62,8 @@ def spec_cost(spec: specs.ArchSpec, image_size: int | tuple[int, int] = 640) -> 
     check_size(spec, height, width)
     widths = spec.widths()
     sizes = {specs.IMAGE: (height, width)}
-    rows, upsampling = [], 0
+    rows: list[LayerCost] = []
+    upsampling = 0
     for node in spec.nodes:
         sizes[node.name] = _size(node, sizes[node.inputs[0]])
         if isinstance(node, specs.Layer):
@@ -108,6 +110,7 @@ def _size(node: specs.Node, size: tuple[int, int]) -> tuple[int, int]:
             node = layers.branches(node)[0]
         case specs.Concat() | specs.Head():
             return size
+    assert isinstance(node, specs.Conv | specs.MaxPool)
     dilations = getattr(node, 'dilation', (1, 1))
     rows, columns = (
         (side + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -89,15 +89,15 @@ def _predict(model: Detector, variables: Variables, images: Array) -> Array:
 
 
 def forward(model: Detector, variables: Variables, images: Float[Array, 'b h w 3']) -> tuple[Array, ...]:
-    """`model.apply` in full fp32 precision (accelerators round the inputs of convolutions by default); not jitted."""
+    """`model.apply` in full fp32 precision (by default accelerators round what convolutions read); not jit."""
     with jax.default_matmul_precision('highest'):
-        return model.apply(variables, images)
+        return cast(tuple[Array, ...], model.apply(variables, images))
 
 
 def decoded(model: Detector, variables: Variables, images: Float[Array, 'b h w 3']) -> Float[Array, 'b n p']:
     """`predict` without the check and the jit, to build larger programs from."""
     spec = model.spec
-    return detection.decode(forward(model, variables, images), spec.anchors, spec.strides)
+    return detection.decode(forward(model, variables, images), jnp.asarray(spec.anchors), spec.strides)
 
 
 def heads(model: Detector, variables: Variables, images: Float[Array, 'b h w 3']) -> tuple[Array, ...]:
@@ -127,8 +127,8 @@ def predict(model: Detector, variables: Variables, images: Float[Array, 'b h w 3
       images: RGB in 0..1; height and width divisible by the largest stride.
 
     Returns:
-      `[b, n, 5 + classes]`: centre x, centre y, width, height in pixels, objectness, class probabilities. N runs over levels,
-      anchors, rows, columns, as in the PyTorch implementation.
+      `[b, n, 5 + classes]`: centre x, centre y, width, height in pixels, objectness, class probabilities. N runs over
+      levels, anchors, rows, columns, as in the PyTorch implementation.
 
     Raises:
       UserError: for an image size that the stride does not divide.

@@ -1,7 +1,7 @@
 """The three forms of a model as pure functions: training → deploy → fused, with equal outputs.
 
-`deploy` folds ImplicitA and ImplicitM into the heads' convolutions; `fused` also folds batch normalisation and the branches
-of RepConv, so that only convolutions with bias remain. Folding is done in float64.
+`deploy` folds ImplicitA and ImplicitM into the heads' convolutions; `fused` also folds batch normalisation and the
+branches of RepConv, so that only convolutions with bias remain. Folding is done in float64.
 """
 
 import dataclasses

@@ -37,6 +37,7 @@ class Masked(nn.Module):
     """A layer whose input channels can be multiplied by the variable `masks/NAME/input` `[in]`, where there is one."""
 
     def read(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """What the layer reads, masked."""
         if not self.has_variable('masks', 'input'):
             return x
         return x * self.get_variable('masks', 'input')[None, None, None, :]
@@ -53,6 +54,7 @@ class Conv(Masked):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w d']:
+        """The activation of the normalised convolution."""
         node = self.node
         x = nn.Conv(
             features=node.channels,
@@ -76,6 +78,7 @@ class RepConv(Masked):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w d']:
+        """The activation of the sum of the branches."""
         x = self.read(x)
         dense, pointwise = branches(self.node)
         total = Conv(dense, name='dense')(x, train=train) + Conv(pointwise, name='pointwise')(x, train=train)
@@ -111,6 +114,7 @@ class Head(Masked):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w a p']:
+        """Raw predictions; `train` changes nothing here."""
         node = self.node
         if node.implicit:
             x = x + self.param('implicit_add', nn.initializers.normal(0.02), (x.shape[-1],))[None, None, None, :]

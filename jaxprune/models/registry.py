@@ -73,7 +73,7 @@ def create(
 @functools.partial(jax.jit, static_argnums=0)
 def _init(model: Detector, seed: int) -> Variables:
     image = smallest_image(model.spec)
-    return model.init(jax.random.key(seed), jax.numpy.zeros(image.shape, image.dtype))
+    return dict(model.init(jax.random.key(seed), jax.numpy.zeros(image.shape, image.dtype)))
 
 
 def _class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def _class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
 
 def _training_spec(name: str, config: dict[str, Any], classes: tuple[str, ...], width: float) -> specs.ArchSpec:
     builder = blocks.Builder(config['activation'], width)
-    named = {}
+    named: dict[str, str] = {}
     last = specs.IMAGE
     for entry in config['layers']:
         block, options = next((key, value) for key, value in entry.items() if key not in ('from', 'as'))

@@ -1,8 +1,8 @@
 """`ArchSpec`: an architecture as data.
 
-A spec is a list of named nodes in an order in which they can be computed. A node says which operation it is, which nodes
-it reads and, where it produces channels of its own, how many. Everything else (input widths, costs, exported graphs)
-is derived from that, so a pruned network is the same spec with other channel counts.
+A spec is a list of named nodes in an order in which they can be computed. A node says which operation it is, which
+nodes it reads and, where it produces channels of its own, how many. Everything else (input widths, costs, exported
+graphs) is derived from that, so a pruned network is the same spec with other channel counts.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Conv(Node):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RepConv(Node):
-    """RepVGG convolution: 3×3 with BN plus 1×1 with BN plus, if `identity`, BN of the input itself; then an activation."""
+    """RepVGG convolution: 3×3 with BN plus 1×1 with BN plus, if `identity`, BN of the input; then an activation."""
 
     op: ClassVar[str] = 'repconv'
     channels: int
@@ -89,7 +89,8 @@ class Concat(Node):
 class Head(Node):
     """1×1 convolution with bias that predicts `anchors · (5 + classes)` values per cell.
 
-    With `implicit` (YOLOR's ImplicitA and ImplicitM), a learned vector is added to its input and another multiplies its output.
+    With `implicit` (YOLOR's ImplicitA and ImplicitM), a learned vector is added to its input and another multiplies its
+    output.
     """
 
     op: ClassVar[str] = 'head'
@@ -129,7 +130,9 @@ class ArchSpec:
         for node in self.nodes:
             missing = [name for name in node.inputs if name not in seen]
             if missing or node.name in seen:
-                raise UserError(f'spec {self.name!r}: node {node.name!r} reads {missing} before it is defined, or stands twice')
+                raise UserError(
+                    f'spec {self.name!r}: node {node.name!r} reads {missing} before it is defined, or stands twice'
+                )
             seen.add(node.name)
         if self.form not in FORMS:
             raise UserError(f'spec {self.name!r}: form {self.form!r} is not one of {", ".join(FORMS)}')

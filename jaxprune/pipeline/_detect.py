@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from jaxprune import checkpoint, data, evaluation, models, progress
-from jaxprune.checkpoint import write_json
 from jaxprune.errors import UserError
+from jaxprune.files import Path, write_bytes, write_json, write_text
 from jaxprune.pipeline import _evaluate
 from jaxprune.pipeline._evaluate import NmsSettings
-from jaxprune.pipeline._model import Path
 from jaxprune.report import drawing
 
 
@@ -57,9 +56,11 @@ def detect(
     Args:
       path: model directory.
       source: images, or folders of images.
-      output: directory for the annotated pictures, `labels/NAME.txt` (class cx cy w h confidence, 0..1 of the image) and `detections.json`.
+      output: directory for the annotated pictures, `labels/NAME.txt` (class cx cy w h confidence, 0..1 of the image)
+        and `detections.json`.
       image_size: longer side that the network sees, in pixels.
-      conf, iou: thresholds of non-maximum suppression.
+      conf: lowest confidence of a detection.
+      iou: above it, the less confident of two boxes goes.
       classes: only these.
       agnostic: suppress across classes.
       batch: images per program call.
@@ -73,7 +74,7 @@ def detect(
     settings = NmsSettings(
         conf=conf, iou=iou, multi_label=False, agnostic=agnostic, classes=None if classes is None else tuple(classes)
     )
-    files = find_images([source] if isinstance(source, str | pathlib.Path) else list(source))
+    files = find_images([source] if isinstance(source, str | os.PathLike) else source)
     model, variables = checkpoint.load(path)
     models.check_size(model.spec, image_size, image_size)
     target = pathlib.Path(output)
@@ -158,33 +159,25 @@ def annotate(frame: _Frame, found: evaluation.Predictions, classes: Sequence[str
     return drawing.draw_detections(frame.original, found.boxes_xyxy, found.classes, found.scores, names=classes)
 
 
-def write_image(path: pathlib.Path, image: np.ndarray) -> None:
-    """Writes a BGR image in the format of its name, to a temporary name first."""
+def encode(image: np.ndarray, suffix: str) -> bytes:
+    """A BGR image in a file format."""
     import cv2
 
-    temporary = path.with_name(f'.{os.getpid()}.{path.name}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another output directory') from error
+    return cv2.imencode(suffix, image)[1].tobytes()
 
 
 def _write(
     target: pathlib.Path, frame: _Frame, found: evaluation.Predictions, classes: Sequence[str]
 ) -> dict[str, Any]:
     height, width = frame.original.shape[:2]
-    write_image(target / frame.path.name, annotate(frame, found, classes))
+    write_bytes(target / frame.path.name, encode(annotate(frame, found, classes), frame.path.suffix))
     left, top, right, bottom = (found.boxes_xyxy / np.array([width, height, width, height], np.float32)).T
     rows = np.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top, found.scores], axis=1)
-    labels = target / 'labels' / f'{frame.path.stem}.txt'
-    labels.parent.mkdir(parents=True, exist_ok=True)
     lines = (
         f'{klass} ' + ' '.join(f'{value:.6g}' for value in row) + '\n'
         for klass, row in zip(found.classes.tolist(), rows.tolist(), strict=True)
     )
-    labels.write_text(''.join(lines))
+    write_text(target / 'labels' / f'{frame.path.stem}.txt', ''.join(lines))
     return {
         'image': str(frame.path),
         'detections': [

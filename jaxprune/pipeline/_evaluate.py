@@ -14,7 +14,7 @@ from jaxtyping import Array, UInt8
 
 from jaxprune import checkpoint, data, detection, evaluation, models, progress
 from jaxprune.errors import UserError
-from jaxprune.pipeline._model import Path
+from jaxprune.files import Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,10 @@ def find(
     return detection.nms(decoded, **nms_options(settings))
 
 
+ORIGINAL = NmsSettings()
+"""How the PyTorch YOLOv7 evaluates."""
+
+
 def nms_options(settings: NmsSettings) -> dict[str, Any]:
     """The settings as keyword arguments of `detection.nms`."""
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
@@ -52,14 +56,18 @@ def device_batch(batch: int) -> int:
     return min(batch, 4) if jax.devices()[0].platform == 'cpu' else batch
 
 
-def open_batches(dataset: data.DetectionDataset, spec: models.ArchSpec, image_size: int, batch: int) -> data.EvalBatches:
+def open_batches(
+    dataset: data.DetectionDataset, spec: models.ArchSpec, image_size: int, batch: int
+) -> data.EvalBatches:
     """Rectangular batches for a model, checked against its classes.
 
     Raises:
       UserError: where data set and model have different numbers of classes, or the stride does not divide the size.
     """
     if dataset.classes != len(spec.classes):
-        raise UserError(f'{dataset.file}: has {dataset.classes} classes, the model {len(spec.classes)}; use a fitting one')
+        raise UserError(
+            f'{dataset.file}: has {dataset.classes} classes, the model {len(spec.classes)}; use a fitting one'
+        )
     models.check_size(spec, image_size, image_size)
     if batch < 1:
         raise UserError(f'batch size {batch}: it must be 1 or more')
@@ -107,7 +115,7 @@ def evaluate(
     *,
     image_size: int = 640,
     batch: int = 32,
-    settings: NmsSettings = NmsSettings(),
+    settings: NmsSettings = ORIGINAL,
 ) -> dict[str, Any]:
     """P, R and mAP by the PyTorch YOLOv7's own metric and by pycocotools.
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxprune import checkpoint, export, graph, models
-from jaxprune.errors import UserError
-
-Path = str | os.PathLike[str]
+from jaxprune.files import Path, write_text
 
 
 def new(
@@ -90,19 +87,8 @@ def connections(path: Path, *, output: Path | None = None) -> dict[str, Any]:
     for layer in plain['layers']:
         layer['pytorch_name'] = pytorch_names[layer['name']]
     if output is not None:
-        _write_text(pathlib.Path(output), graph.to_svg(found, pytorch_names))
+        write_text(output, graph.to_svg(found, pytorch_names))
     return plain
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding='utf-8')
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another output file') from error
 
 
 def export_model(
@@ -122,9 +108,7 @@ def export_model(
     """
     model, variables = models.to_form(*checkpoint.load(path), 'fused')
     pathlib.Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)
-    export.export_onnx(
-        model.spec, variables, output, image_size=image_size, batch=batch, decoded=decoded, opset=opset
-    )
+    export.export_onnx(model.spec, variables, output, image_size=image_size, batch=batch, decoded=decoded, opset=opset)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     images = np.random.default_rng(0).random((batch or 1, height, width, 3), np.float32)
     errors = None

@@ -7,7 +7,8 @@ from typing import Any
 
 from jaxprune import checkpoint, models, pruning
 from jaxprune.errors import UserError
-from jaxprune.pipeline._model import Path, summary
+from jaxprune.files import Path
+from jaxprune.pipeline._model import summary
 from jaxprune.pruning import Plan
 
 Rates = Mapping[int | str, float]
@@ -25,8 +26,8 @@ def prune(
 ) -> tuple[models.Detector, models.Variables]:
     """Removes filters, and everything that read them.
 
-    Of a layer with C filters, `ceil(rate·C/2)·2` go, those with the lowest scores; layers follow one another in index order, and
-    each is ranked on what the ones before it left (Pavlitska et al., IJCNN 2024).
+    Of a layer with C filters, `ceil(rate·C/2)·2` go, those with the lowest scores; layers follow one another in index
+    order, and each is ranked on what the ones before it left (Pavlitska et al., IJCNN 2024).
 
     Args:
       model: what `create` or `load` returned.
@@ -108,12 +109,12 @@ def prune_model(
     """
     model, variables = checkpoint.load(path)
     graph = models.connectivity(model.spec)
-    names = {'aliases': aliases(model.spec)}
+    names = aliases(model.spec)
     if plan is not None:
-        found = pruning.read_plan(plan, graph, variables, exclude=exclude, **names, **options)
+        found = pruning.read_plan(plan, graph, variables, exclude=exclude, aliases=names, **options)
     else:
-        rates = parse_rates(layers) if layers is not None else pruning.uniform_rates(graph, rate or 0.0, **names)
-        found = pruning.plan_rates(graph, variables, rates, exclude=exclude, **names, **options)
+        rates = parse_rates(layers) if layers is not None else pruning.uniform_rates(graph, rate or 0.0, aliases=names)
+        found = pruning.plan_rates(graph, variables, rates, exclude=exclude, aliases=names, **options)
     small, values = apply_plan(model, variables, found)
     metadata = checkpoint.load_metadata(path)
     history = [*metadata.get('plans', []), found.to_json()]
@@ -155,10 +156,10 @@ def plan_rows(path: Path) -> list[dict[str, Any]]:
     file = pathlib.Path(path)
     plain = checkpoint.load_metadata(file).get('plans', []) if checkpoint.is_model(file) else pruning.read_json(file)
     if checkpoint.is_model(file):
-        return [row._asdict() for row in _composed(plain).rows()]
+        return [dataclasses.asdict(row) for row in _composed(plain).rows()]
     if isinstance(plain, list) or plain.get('kind') == 'rates':
         return [{'layer': layer, 'rate': rate} for layer, rate in pruning.rates_from_json(plain).items()]
-    return [row._asdict() for row in Plan.read(file).rows()]
+    return [dataclasses.asdict(row) for row in Plan.read(file).rows()]
 
 
 def plan_diff(first: Path, second: Path) -> list[dict[str, Any]]:
@@ -167,7 +168,7 @@ def plan_diff(first: Path, second: Path) -> list[dict[str, Any]]:
         _composed(checkpoint.load_metadata(path).get('plans', [])) if checkpoint.is_model(path) else Plan.read(path)
         for path in (first, second)
     ]
-    return [difference._asdict() for difference in plans[0].diff(plans[1])]
+    return [dataclasses.asdict(difference) for difference in plans[0].diff(plans[1])]
 
 
 def _composed(plans: list[Any]) -> Plan:

@@ -11,9 +11,9 @@ from jaxtyping import Array, UInt8
 
 from jaxprune import checkpoint, data, detection, evaluation, graph, models, pruning, sensitivity
 from jaxprune.errors import UserError
+from jaxprune.files import Path
 from jaxprune.pipeline import _evaluate
-from jaxprune.pipeline._evaluate import NmsSettings
-from jaxprune.pipeline._model import Path
+from jaxprune.pipeline._evaluate import ORIGINAL, NmsSettings
 from jaxprune.pipeline._prune import aliases
 
 
@@ -39,7 +39,15 @@ def scan(
     settings = NmsSettings(conf=conf, iou=iou)
     plans = plan_cells(model, variables, rates, layers=layers, exclude=exclude, criterion=criterion, seed=seed)
     return scan_model(
-        model, variables, dataset, output, plans, width=len(set(rates)), image_size=image_size, batch=batch, settings=settings
+        model,
+        variables,
+        dataset,
+        output,
+        plans,
+        width=len(set(rates)),
+        image_size=image_size,
+        batch=batch,
+        settings=settings,
     )
 
 
@@ -75,11 +83,11 @@ def plan_cells(
         raise UserError('no layer or no rate is left to scan; name fewer patterns to exclude')
     if min(rates) <= 0:
         raise UserError(f'rate {min(rates)}: a scan needs rates above 0 and below 1')
-    options = {'criterion': criterion, 'seed': seed}
+    ranking: dict[str, Any] = {'criterion': criterion, 'seed': seed}
     cells: Plans = {(None, 0): pruning.Plan()}
     for index in sorted(int(index) for index in uniform):
         for rate in dict.fromkeys(rates):
-            cells[index, rate] = pruning.plan_rates(connections, variables, {index: rate}, **options)
+            cells[index, rate] = pruning.plan_rates(connections, variables, {index: rate}, **ranking)
     return cells
 
 
@@ -101,7 +109,7 @@ def scan_model(
     width: int,
     image_size: int,
     batch: int,
-    settings: NmsSettings = NmsSettings(),
+    settings: NmsSettings = ORIGINAL,
 ) -> list[dict[str, Any]]:
     """`scan` of a model at hand; `width` candidates go through the network together."""
     batches = _evaluate.open_batches(dataset, model.spec, image_size, batch)
@@ -139,7 +147,9 @@ def _find_masked(
     pixels = images.astype(jnp.float32) / 255
 
     def one(masks: dict[str, Array]) -> Array:
-        return models.decoded(model, {**variables, 'masks': {name: {'input': mask} for name, mask in masks.items()}}, pixels)
+        return models.decoded(
+            model, {**variables, 'masks': {name: {'input': mask} for name, mask in masks.items()}}, pixels
+        )
 
     decoded = jax.vmap(one)(masks)
     flat = decoded.reshape(-1, *decoded.shape[2:])

@@ -2,14 +2,14 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxprune import files
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph
 from jaxprune.pruning._apply import resolve
-from jaxprune.pruning._json import VERSION, check_header, read_json, whole_numbers, write_text
+from jaxprune.pruning._json import VERSION, check_header, read_json, whole_numbers
 from jaxprune.pruning._layers import Key, find_layer, lowest_layer, prunable_group
 from jaxprune.pruning._plan import Plan, PlanLayer
 from jaxprune.pruning._rates import plan_rates
@@ -101,4 +101,4 @@ def rates_from_json(plain: Any) -> dict[Key, float]:
 def write_rates(choices: Iterable[Choice], file: str | os.PathLike[str]) -> None:
     """Writes chosen layers and rates as JSON, one line per layer; the file is there whole or not at all."""
     lines = ',\n'.join('  ' + json.dumps(choice.to_json()) for choice in choices)
-    write_text(pathlib.Path(file), f'{{"version": {VERSION}, "kind": "{RATES}", "layers": [\n{lines}\n]}}\n')
+    files.write_text(file, f'{{"version": {VERSION}, "kind": "{RATES}", "layers": [\n{lines}\n]}}\n')

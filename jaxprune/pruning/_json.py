@@ -31,13 +31,6 @@ def read_json(file: str | os.PathLike[str]) -> Any:
         raise UserError(f'{file}: is not JSON: {error}') from error
 
 
-def write_text(target: pathlib.Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
-    temporary = target.with_name(f'.{target.name}.{os.getpid()}.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, target)
-
-
 def whole_numbers(values: Any) -> tuple[int, ...]:
     """The values, if all are whole numbers; else a TypeError."""
     for value in values:

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
+from jaxprune import files
 from jaxprune.errors import UserError
-from jaxprune.pruning._json import VERSION, check_header, read_json, whole_numbers, write_text
+from jaxprune.pruning._json import VERSION, check_header, read_json, whole_numbers
 
 KIND = 'channels'
 
@@ -44,7 +44,8 @@ class PlanLayer:
         return tuple(sorted(set(range(self.channels)) - set(self.keep)))
 
 
-class Row(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Row:
     """A line of the table that `plan show` prints; `rate` is the share of the channels that goes."""
 
     index: int
@@ -55,7 +56,8 @@ class Row(NamedTuple):
     rate: float
 
 
-class Difference(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Difference:
     """A layer that two plans treat differently: channels that only the one or only the other removes."""
 
     index: int
@@ -163,7 +165,7 @@ class Plan:
         plain = self.to_json()
         layers = ',\n'.join('  ' + json.dumps(layer) for layer in plain['layers'])
         text = f'{{"version": {VERSION}, "kind": "{KIND}", "layers": [\n{layers}\n]}}\n'
-        write_text(pathlib.Path(file), text)
+        files.write_text(file, text)
 
 
 def _layer(entry: Mapping[str, Any]) -> PlanLayer:

@@ -13,7 +13,7 @@ from jaxprune.pruning._criteria import score
 from jaxprune.pruning._layers import Key, check_patterns, find_layer, lowest_layer, matches, prunable_group
 from jaxprune.pruning._plan import Plan, PlanLayer
 
-NOISE = 1e-5
+NOISE = 1e-9
 """Pairs of filters by which a product may exceed a whole number: a rate is rarely exact in binary."""
 
 

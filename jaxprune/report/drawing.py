@@ -40,9 +40,11 @@ def draw_detections(
     image = np.ascontiguousarray(image_bgr).copy()
     order = np.arange(len(boxes_xyxy)) if scores is None else np.argsort(np.asarray(scores), kind='stable')
     line = _line_width(image)
-    for row in order:
+    # All frames first: no line crosses a label.
+    corners = [_draw_frame(image, np.asarray(boxes_xyxy[row]), class_colour(int(classes[row])), line) for row in order]
+    for row, corner in zip(order, corners, strict=True):
         label = _name(int(classes[row]), names) + ('' if scores is None else f' {scores[row]:.2f}')
-        _draw_box(image, np.asarray(boxes_xyxy[row]), label, class_colour(int(classes[row])), line)
+        _draw_label(image, label, corner, class_colour(int(classes[row])), line)
     return image
 
 
@@ -55,14 +57,15 @@ def _line_width(image: UInt8[np.ndarray, 'h w 3']) -> int:
     return max(1, round(sum(image.shape[:2]) / 2 * 0.003))
 
 
-def _draw_box(
-    image: UInt8[np.ndarray, 'h w 3'], box_xyxy: Float[np.ndarray, '4'], label: str, colour: Bgr, line: int
-) -> None:
+def _draw_frame(
+    image: UInt8[np.ndarray, 'h w 3'], box_xyxy: Float[np.ndarray, '4'], colour: Bgr, line: int
+) -> tuple[int, int]:
+    """Draws the outline and returns its upper left corner."""
     height, width = image.shape[:2]
     limit = np.array([width - 1, height - 1] * 2)
     left, top, right, bottom = (int(value) for value in np.clip(np.round(box_xyxy), 0, limit))
-    cv2.rectangle(image, (left, top), (right, bottom), colour, thickness=line, lineType=cv2.LINE_AA)
-    _draw_label(image, label, (left, top), colour, line)
+    cv2.rectangle(image, (left, top), (right, bottom), colour, thickness=line)
+    return left, top
 
 
 def _draw_label(image: UInt8[np.ndarray, 'h w 3'], label: str, corner: tuple[int, int], colour: Bgr, line: int) -> None:

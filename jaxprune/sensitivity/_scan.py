@@ -46,7 +46,7 @@ def scan(
     Args:
       candidates: in the order in which they are measured.
       batches: gone through once for every `width` candidates.
-      predict: masks with a leading axis `[width, in]` and a batch -> a pytree of arrays `[width, ...]`; jitted by the caller.
+      predict: masks with a leading axis `[width, in]` and a batch -> a pytree of arrays `[width, ...]`; jitted.
       metric: of one candidate: (batch, its outputs) of all batches -> columns of its row.
       table: where rows are looked up and appended.
       width: candidates per call.
@@ -74,4 +74,6 @@ def _outputs(
     masks = jax.device_put(masks)
     computed = [(batch, predict(masks, batch)) for batch in batches]  # dispatched ahead of what is read below
     on_host = [(batch, jax.tree.map(np.asarray, outputs)) for batch, outputs in computed]
-    return [[(batch, jax.tree.map(lambda leaf, i=i: leaf[i], out)) for batch, out in on_host] for i in range(len(group))]
+    return [
+        [(batch, jax.tree.map(lambda leaf, i=i: leaf[i], out)) for batch, out in on_host] for i in range(len(group))
+    ]

@@ -48,7 +48,9 @@ class Table:
             self._file.write(json.dumps({**row, _SETTINGS: self._settings}) + '\n')
             self._file.flush()
         except OSError as error:
-            raise UserError(f'{self._path}: cannot be written ({error.strerror}); rows before this one are kept') from error
+            raise UserError(
+                f'{self._path}: cannot be written ({error.strerror}); rows before this one are kept'
+            ) from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -88,5 +90,7 @@ def _parse(file: pathlib.Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines) and not line.endswith('\n'):
                 break
-            raise UserError(f'{file}, line {number}: not a row of a scan ({error}); remove the line or the file') from error
+            raise UserError(
+                f'{file}, line {number}: not a row of a scan ({error}); remove the line or the file'
+            ) from error
     return rows

@@ -1,6 +1,6 @@
-"""Small networks as plain functions whose widths follow from the shapes of their parameters, so that any channel can be cut.
+"""Small networks as plain functions whose widths follow from the shapes of their parameters.
 
-`NETS` can be followed to the last channel; `PROTECTED` cannot, each for a reason of its own.
+All channels of them but those that are the network's output can be removed.
 """
 
 import dataclasses
@@ -17,12 +17,11 @@ SIDE = 6
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """`kernels`: layer -> shape and what stands beside its output channels; `edges`: producer, consumer, offset, channels."""
+    """`kernels`: layer -> shape and what stands beside its output; `edges`: producer, consumer, offset, channels."""
 
     apply: Callable
     kernels: dict[str, tuple]
     edges: set[tuple[str, str, int, int]]
-    kept: dict[str, str] = dataclasses.field(default_factory=dict)  # layer -> part of the reason
     image: tuple[int, ...] = (2, SIDE, SIDE, 3)
 
     def parameters(self, seed=0):
@@ -286,7 +285,9 @@ NETS = {
     'channels_first': Net(
         channels_first,
         {'a': (*C3, 3, 4, 'bn'), 'b': (*C3, 4, 3), 'c': (27, 2)},
-        {('a', 'b', 0, 4)} | {('b', 'c', place, 1) for place in range(27)},
+        {('a', 'b', 0, 4)}
+        # A run of consecutive channels goes over each border between two channels, which take nine places each.
+        | {('b', 'c', start, 1 + (start in (8, 17))) for start in range(27) if start not in (9, 18)},
     ),
     'tokens': Net(
         tokens, {'a': (*C3, 3, 4, 'bn'), 'b': (4, 5), 'c': (1, 1, 5, 2)}, {('a', 'b', 0, 4), ('b', 'c', 0, 5)}
@@ -299,7 +300,14 @@ NETS = {
     'depthwise_twofold': Net(
         depthwise,
         {'a': (*C3, 3, 4, 'bn'), 'dw': (*C3, 1, 8, 'bias'), 'b': (8, 2)},
-        {('a', 'dw', i, 1) for i in range(8)} | {('dw', 'b', 0, 8)},
+        {
+            ('a', 'dw', 0, 1),
+            ('a', 'dw', 1, 2),
+            ('a', 'dw', 3, 2),
+            ('a', 'dw', 5, 2),
+            ('a', 'dw', 7, 1),
+            ('dw', 'b', 0, 8),
+        },
     ),
     'squeeze_excite': Net(
         squeeze_excite,

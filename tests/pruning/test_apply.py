@@ -52,22 +52,9 @@ def test_masking_changes_what_is_read_and_nothing_else(graph, net):
 def test_slices_compose(graph, net, first, data):
     second = data.draw(plans(kept(first)))
     variables = net.make_variables()
-    smaller = _with_widths(graph, kept(first))
+    smaller = net.graph(**widths(graph, first))
     twice = slice_variables(slice_variables(variables, graph, first), smaller, second)
     jax.tree.map(np.testing.assert_array_equal, twice, slice_variables(variables, graph, first.then(second)))
-
-
-def _with_widths(graph, channels):
-    """The graph of the sliced net: the concatenation `b, c` that `d` reads moves together."""
-    groups, start = [], channels.get('b', 8)
-    for group in graph.groups:
-        width = channels.get(group.layers[0], group.channels)
-        slots = []
-        for slot in group.slots:
-            offset = start if group.layers == ('c',) and slot.role == 'read' else 0
-            slots.append(type(slot)(**{**vars(slot), 'indices': offset + np.arange(width)[:, None]}))
-        groups.append(type(group)(**{**vars(group), 'channels': width, 'slots': tuple(slots)}))
-    return type(graph)(graph.layers, tuple(groups))
 
 
 @given(plans())
@@ -122,7 +109,7 @@ def test_rates_then_slice_equals_rates_on_the_slice(graph, net):
     """Iterated pruning: ranking masked variables and ranking sliced ones keep the same filters."""
     variables = net.make_variables()
     first = plan_rates(graph, variables, {'a': 0.5, 'b': 0.25})
-    smaller = _with_widths(graph, kept(first))
+    smaller = net.graph(**widths(graph, first))
     again = plan_rates(smaller, slice_variables(variables, graph, first), {'c': 0.5, 'd': 0.4})
     assert first.then(again) == plan_rates(graph, variables, {'a': 0.5, 'b': 0.25, 'c': 0.5, 'd': 0.4})
 
@@ -165,3 +152,17 @@ def test_variables_of_another_model(graph, variables):
     variables['params']['d'] = {'kernel': np.zeros((4, 5), np.float32)}
     with pytest.raises(UserError, match='params/d/kernel have 4 channels on axis 0'):
         mask(variables, graph, plan)
+
+
+def test_slots_of_a_branched_layer(graph):
+    """What the tests above stand on, whichever way the graph was made."""
+    slots = graph.group_of('c').slots
+    reads = [
+        (slot.path, slot.axis, slot.layer, np.ravel(slot.indices).tolist()) for slot in slots if slot.role == 'read'
+    ]
+    assert reads == [(('params', 'd', 'kernel'), 0, 'd', [8, 9, 10, 11])]
+    assert {slot.path for slot in slots if slot.role == 'along'} == {
+        (collection, 'c', 'bn', leaf)
+        for collection, leaves in (('params', ('scale', 'bias')), ('batch_stats', ('mean', 'var')))
+        for leaf in leaves
+    }

@@ -15,7 +15,14 @@ from jaxprune.pruning import CRITERIA, mask, plan_rates, removed_filters, score,
 @given(st.integers(1, 2048), st.integers(0, 99))
 def test_removed_filters_is_exact(channels, percent):
     assert removed_filters(channels, percent / 100) == math.ceil(Fraction(percent, 200) * channels) * 2
-    assert removed_filters(channels, float(np.float32(percent / 100))) == removed_filters(channels, percent / 100)
+
+
+@pytest.mark.parametrize(
+    ('channels', 'rate', 'removed'),
+    [(20, 0.1, 2), (100, 0.07 * 2, 14), (60, 0.1 + 0.2, 18), (64, 0.75, 48), (7, 0.5, 4), (6, 0.001, 2), (8, 0, 0)],
+)
+def test_removed_filters_is_not_fooled_by_binary_fractions(channels, rate, removed):
+    assert removed_filters(channels, rate) == removed
 
 
 @pytest.mark.parametrize('name', sorted(CRITERIA))

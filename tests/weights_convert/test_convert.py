@@ -14,10 +14,15 @@ MORE = ('training-yolov7x', 'deploy-yolov7x', 'deploy-yolov7-tiny-silu')
 
 
 @pytest.fixture
-def family(golden):
-    if not (golden / 'family' / f'{FAMILY[0]}.pt').exists():
-        pytest.skip('the checkpoints of the whole family are not beside this checkout')
-    return golden / 'family'
+def find(golden):
+    """The path of a reference checkpoint; too large to be copied into the repository."""
+
+    def path(name):
+        if not (golden / name).exists():
+            pytest.skip(f'{name} is not beside this checkout')
+        return golden / name
+
+    return path
 
 
 def _heads(converted, images):
@@ -86,9 +91,9 @@ def _leaves(tree):
 
 
 @pytest.mark.parametrize('file', [*FAMILY, *MORE])
-def test_family_computes_what_the_original_computes(family, file):
-    converted = convert_checkpoint(family / f'{file}.pt')
-    expected = np.load(family / f'{file}.npz')
+def test_family_computes_what_the_original_computes(find, file):
+    converted = convert_checkpoint(find(f'family/{file}.pt'))
+    expected = np.load(find(f'family/{file}.npz'))
     images = expected['image'].transpose(0, 2, 3, 1)
     heads = _heads(converted, images)
     assert converted.spec.form == file.partition('-')[0]
@@ -102,19 +107,17 @@ def test_family_computes_what_the_original_computes(family, file):
 
 
 @pytest.mark.parametrize('file', FAMILY)
-def test_family_has_the_architecture_of_the_registry(family, file):
+def test_family_has_the_architecture_of_the_registry(find, file):
     form, _, name = file.partition('-')
-    spec = convert_checkpoint(family / f'{file}.pt', name=name).spec
+    spec = convert_checkpoint(find(f'family/{file}.pt'), name=name).spec
     built = models.build_spec(name, classes=spec.classes, form=form, width_multiple=0.125)
     assert [node for node in spec.nodes if node not in built.nodes] == []
     assert spec == built
 
 
-def test_trained_checkpoint_computes_what_the_original_computes(golden):
-    if not (golden / 'trained' / 'yolov7-tiny-bccd.pt').exists():
-        pytest.skip('the trained checkpoint is not beside this checkout')
-    converted = convert_checkpoint(golden / 'trained' / 'yolov7-tiny-bccd.pt')
-    expected = np.load(golden / 'trained' / 'nms.npz')
+def test_trained_checkpoint_computes_what_the_original_computes(find):
+    converted = convert_checkpoint(find('trained/yolov7-tiny-bccd.pt'))
+    expected = np.load(find('trained/nms.npz'))
     images = expected['image'].transpose(0, 2, 3, 1)
     decoded = np.asarray(models.predict(models.Detector(converted.spec), converted.variables, images))
     assert converted.spec.classes == ('RBC', 'WBC', 'Platelets')
@@ -123,8 +126,8 @@ def test_trained_checkpoint_computes_what_the_original_computes(golden):
 
 
 @pytest.mark.parametrize('architecture', ['w6', 'e6', 'd6', 'e6e'])
-def test_module_without_translation_is_named(family, architecture):
+def test_module_without_translation_is_named(find, architecture):
     with pytest.raises(
         ConversionError, match=r'deploy-yolov7-\w+.pt: model.0 \(models.common.ReOrg\).*supported are Conv'
     ):
-        convert_checkpoint(family / f'deploy-yolov7-{architecture}.pt')
+        convert_checkpoint(find(f'family/deploy-yolov7-{architecture}.pt'))

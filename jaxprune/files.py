@@ -1,0 +1,76 @@
+"""Files and directories that appear whole or not at all."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from jaxprune.errors import UserError
+
+Path = str | os.PathLike[str]
+
+
+def write_bytes(path: Path, content: bytes) -> pathlib.Path:
+    """Writes a file to a temporary name, then renames it; makes its directory where that is missing.
+
+    Raises:
+      UserError: where it cannot be written, such as on a full disk; what was there before stays.
+    """
+    final = pathlib.Path(path)
+    temporary = final.with_name(f'.{final.name}.{os.getpid()}')
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, final)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(f'{final}: cannot be written ({error.strerror}); choose another output') from error
+    return final
+
+
+def write_text(path: Path, text: str) -> pathlib.Path:
+    """`write_bytes` of text as UTF-8."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any) -> pathlib.Path:
+    """`write_bytes` of JSON."""
+    return write_text(path, json.dumps(content, indent=1) + '\n')
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[pathlib.Path]:
+    """A temporary directory beside `path` that takes its place when the block ends without an error.
+
+    Raises:
+      UserError: where it cannot be written, such as on a full disk; what was there before stays.
+    """
+    final = pathlib.Path(path)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        work = pathlib.Path(tempfile.mkdtemp(prefix=f'.{final.name}.', dir=final.parent))
+    except OSError as error:
+        raise UserError(f'{final}: cannot be written ({error.strerror}); choose another output directory') from error
+    try:
+        yield work
+        work.chmod(0o755)
+        _swap(work, final)
+    except OSError as error:
+        raise UserError(f'{final}: cannot be written ({error.strerror or error}); nothing was changed') from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _swap(work: pathlib.Path, final: pathlib.Path) -> None:
+    if not final.exists():
+        os.replace(work, final)
+        return
+    old = pathlib.Path(tempfile.mkdtemp(prefix=f'.{final.name}.old.', dir=final.parent))
+    os.replace(final, old / 'old')
+    os.replace(work, final)
+    shutil.rmtree(old, ignore_errors=True)

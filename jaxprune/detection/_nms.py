@@ -45,9 +45,9 @@ def nms(
 ) -> Detections:
     """Greedy suppression of boxes that overlap a more confident one, exact up to the two limits.
 
-    A box whose objectness exceeds `conf` gives a candidate for each class (`multi_label`) or for its best class, if
-    objectness times class probability exceeds `conf` too. With one class the confidence is the objectness: the class
-    branch of such a detector is never trained. Equal confidences keep the order of boxes, then of classes.
+    A box gives a candidate for each class (`multi_label`) or for its best class, if its confidence, objectness times
+    class probability, exceeds `conf`. With one class the confidence is the objectness: the class branch of such a
+    detector is never trained. Equal confidences keep the order of boxes, then of classes.
 
     Thresholds are traced: another value does not compile again. Works under `jax.vmap` and `jax.jit`.
 
@@ -116,7 +116,8 @@ def _candidates(
     if not limits.multi_label:
         labels = jnp.argmax(scores, axis=1, keepdims=True).astype(jnp.int32)
         scores = jnp.max(scores, axis=1, keepdims=True)
-    wanted = (objectness > conf) & (scores > conf)
+    # Probabilities are at most 1, so this asks for the objectness too.
+    wanted = scores > conf
     if limits.classes is not None:
         wanted &= jnp.isin(labels, jnp.asarray(limits.classes, jnp.int32))
     return jnp.where(wanted, scores, -jnp.inf), None if limits.multi_label else labels[:, 0]

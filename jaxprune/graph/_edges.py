@@ -1,8 +1,7 @@
 """Edges, from who wrote what a kernel reads."""
 
-from collections.abc import Iterator
-
 import numpy as np
+from jaxtyping import Int
 
 from jaxprune.graph._record import Contact, Record
 from jaxprune.graph._types import Edge
@@ -17,29 +16,26 @@ def find_edges(record: Record, owner: Ids, *, inner: bool) -> tuple[Edge, ...]:
       owner: `[leaves]`, index of the layer or NONE.
       inner: whether to keep edges from a layer to itself.
     """
-    found = {edge for contact in record.contacts for edge in _edges_of(record, contact, owner)}
-    return tuple(sorted(edge for edge in found if inner or edge.producer != edge.consumer))
+    found = [_readings(record, contact, source, owner) for contact in record.contacts for source in contact.sources]
+    # A run of consecutive channels at consecutive places has one difference between the two.
+    rows = np.unique(np.concatenate([*found, np.empty((0, 4), int)]), axis=0)
+    if not len(rows):
+        return ()
+    ends = np.flatnonzero(np.any(np.diff(rows, axis=0) != [0, 0, 0, 1], axis=1)) + 1
+    runs = [(rows[start], stop - start) for start, stop in zip([0, *ends], [*ends, len(rows)], strict=True)]
+    edges = {Edge(int(row[0]), int(row[1]), int(row[3]), int(length)) for row, length in runs}
+    return tuple(sorted(edge for edge in edges if inner or edge.producer != edge.consumer))
 
 
-def _edges_of(record: Record, contact: Contact, owner: Ids) -> Iterator[Edge]:
+def _readings(record: Record, contact: Contact, source: Sources, owner: Ids) -> Int[np.ndarray, 'n 4']:
+    """Rows of producer, consumer, place less channel, place."""
     consumers = _layers(record, contact.kernel, owner)
-    for source in contact.sources:
-        writers = _resolve(record, source, consumers, owner)
-        producers, channels = _layers(record, writers, owner), record.leaves.place_of(writers)
-        places = np.flatnonzero((producers >= 0) & (consumers >= 0))
-        steps = np.stack([each[places] for each in (producers, consumers, contact.places, channels)])
-        whole = np.diff(places) == 1
-        joined = whole & np.all(np.diff(steps, axis=1) == np.array([0, 0, 1, 1])[:, None], axis=0)
-        for run in np.split(np.arange(len(places)), np.flatnonzero(~joined) + 1):
-            if len(run):
-                producer, consumer, offset, _ = (int(each) for each in steps[:, run[0]])
-                yield Edge(producer, consumer, offset, len(run))
-
-
-def _resolve(record: Record, source: Sources, consumers: Ids, owner: Ids) -> Ids:
-    """What the reader counts as its input: not what the data met inside the reading layer itself."""
     writer, via = source
-    return np.where((via >= 0) & (_layers(record, via, owner) != consumers), via, writer)
+    # What the data met inside the reading layer itself is not where they come from.
+    writer = np.where((via >= 0) & (_layers(record, via, owner) != consumers), via, writer)
+    producers = _layers(record, writer, owner)
+    rows = np.stack([producers, consumers, contact.places - record.leaves.place_of(writer), contact.places], axis=1)
+    return rows[(producers >= 0) & (consumers >= 0)]
 
 
 def _layers(record: Record, ids: Ids, owner: Ids) -> Ids:

@@ -30,7 +30,7 @@ class _Solution:
       classes: per id, its class: removed together.
       groups: per id, its group: classes that share an axis on which they are produced; NONE where no layer produces it.
       reasons: per protected group, the first reason.
-      produced, kernels, read: numbers of the axes that produce, of the output axes of all kernels, and of those that read.
+      produced, kernels, read: numbers of the axes that produce, of all output axes of kernels, of the axes that read.
     """
 
     record: Record

@@ -107,10 +107,8 @@ def _crossings(order: Sequence[Sequence[Node]], below: dict[Node, list[Node]]) -
     total = 0
     for upper, lower in itertools.pairwise(order):
         place = {node: spot for spot, node in enumerate(lower)}
-        ends = np.array([(spot, place[end]) for spot, node in enumerate(upper) for end in below.get(node, [])]).reshape(
-            -1, 2
-        )
-        left, right = ends[:, None], ends[None]
+        ends = [(spot, place[end]) for spot, node in enumerate(upper) for end in below.get(node, [])]
+        left, right = np.reshape(ends, (-1, 1, 2)), np.reshape(ends, (1, -1, 2))
         total += int(np.sum((left[..., 0] < right[..., 0]) & (left[..., 1] > right[..., 1])))
     return total
 

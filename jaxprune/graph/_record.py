@@ -104,12 +104,13 @@ class Record:
         if first.ids is None and second.ids is None:
             return
         self.unify(first.known, second.known)
-        kernels = [axis for axis in (first, second) if axis.origin is not None]
-        if len(kernels) != 1:
+        if first.origin is not None and second.origin is None:
+            self._read(first.origin, second)
+        elif second.origin is not None and first.origin is None:
+            self._read(second.origin, first)
+        else:
             for axis in (first, second):
                 self.protect(axis.ids, 'sums over its channels without a kernel of its own to mask')
-            return
-        self._read(kernels[0].origin, second if kernels[0] is first else first)
 
     def apply_kernel(self, axis: Axis) -> Axis:
         """What a kernel's output axis becomes on the result: a space of its own."""

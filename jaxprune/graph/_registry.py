@@ -40,13 +40,17 @@ def unknown(record: Record, equation: Any, operands: list[Value]) -> list[Value]
     return [fixed(getattr(result.aval, 'shape', ()), data=data) for result in equation.outvars]
 
 
+def _constant(atom: Any) -> Value:
+    return fixed(getattr(atom.aval, 'shape', ()), data=False)
+
+
 def walk(record: Record, jaxpr: core.Jaxpr, arguments: Sequence[Value]) -> list[Value]:
     """The results of a jaxpr for these arguments, in place of its input variables."""
     known = dict(zip(jaxpr.invars, arguments, strict=True))
-    known |= {var: fixed(var.aval.shape, data=False) for var in jaxpr.constvars}
+    known |= {var: _constant(var) for var in jaxpr.constvars}
 
     def read(atom: Any) -> Value:
-        return fixed(atom.aval.shape, data=False) if isinstance(atom, core.Literal) else known[atom]
+        return _constant(atom) if isinstance(atom, core.Literal) else known[atom]
 
     outer = record.equation
     for equation in jaxpr.eqns:

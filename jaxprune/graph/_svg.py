@@ -18,7 +18,8 @@ text {{ font-family: system-ui, 'DejaVu Sans', sans-serif; fill: {_INK}; }}
 .head {{ font-size: 17px; font-weight: 600; }}
 .title {{ font-size: 13px; font-weight: 600; }}
 .small {{ font-size: 10.5px; fill: #5a6775; }}
-.offset {{ font-size: 9px; fill: #5a6775; text-anchor: middle; paint-order: stroke; stroke: {_PAPER}; stroke-width: 3px; }}
+.offset {{ font-size: 9px; fill: #5a6775; text-anchor: middle; }}
+.offset {{ paint-order: stroke; stroke: {_PAPER}; stroke-width: 3; }}
 .edge {{ fill: none; stroke-width: 1.6; opacity: 0.85; }} .edge:hover {{ stroke-width: 4; opacity: 1; }}
 """
 
@@ -74,7 +75,8 @@ def _box(layer: LayerInfo, label: str, x: float, y: float) -> Iterator[str]:
     tip += f'; protected: {layer.reason}' if layer.reason else ''
     yield f'<g><title>{html.escape(tip)}</title>'
     yield f'<rect x="{x:.1f}" y="{y:.1f}" width="{_BOX[0]}" height="{_BOX[1]}" rx="6" fill="{fill}" stroke="{stroke}"/>'
-    yield f'<text class="title" x="{x + 9:.1f}" y="{y + 16:.1f}">{layer.index} · {html.escape(label or layer.name)}</text>'
+    title = f'{layer.index} · {html.escape(label or layer.name)}'
+    yield f'<text class="title" x="{x + 9:.1f}" y="{y + 16:.1f}">{title}</text>'
     if label:
         yield f'<text class="small" x="{x + 9:.1f}" y="{y + 30:.1f}">{html.escape(layer.name)}</text>'
     channels = f'{layer.channels} ch'

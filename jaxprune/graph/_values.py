@@ -1,7 +1,7 @@
 """Abstract values: what lies along every axis of an array in the program.
 
-Every element of every axis of every leaf of the variables has an *id*. A value carries, per axis, the id of each element
-along it: removing the id from the variables removes that element from the value.
+Every element of every axis of every leaf of the variables has an *id*. A value carries, per axis, the id of each
+element along it: removing the id from the variables removes that element from the value.
 """
 
 import dataclasses

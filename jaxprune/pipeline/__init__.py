@@ -2,17 +2,22 @@
 
 from jaxprune.pipeline._detect import detect
 from jaxprune.pipeline._evaluate import evaluate, val
+from jaxprune.pipeline._iterate import iterate
 from jaxprune.pipeline._model import connections, convert, export_model, info, new
 from jaxprune.pipeline._prune import plan_diff, plan_rows, prune, prune_model
+from jaxprune.pipeline._run import IterateSettings
 from jaxprune.pipeline._scan import scan, select
+from jaxprune.pipeline._train import train
 
 __all__ = [
+    'IterateSettings',
     'connections',
     'convert',
     'detect',
     'evaluate',
     'export_model',
     'info',
+    'iterate',
     'new',
     'plan_diff',
     'plan_rows',
@@ -20,5 +25,6 @@ __all__ = [
     'prune_model',
     'scan',
     'select',
+    'train',
     'val',
 ]

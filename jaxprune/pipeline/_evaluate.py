@@ -64,14 +64,19 @@ def open_batches(
     Raises:
       UserError: where data set and model have different numbers of classes, or the stride does not divide the size.
     """
-    if dataset.classes != len(spec.classes):
-        raise UserError(
-            f'{dataset.file}: has {dataset.classes} classes, the model {len(spec.classes)}; use a fitting one'
-        )
+    check_classes(dataset, spec)
     models.check_size(spec, image_size, image_size)
     if batch < 1:
         raise UserError(f'batch size {batch}: it must be 1 or more')
     return data.EvalBatches(dataset, image_size, batch=device_batch(batch), group=batch, stride=spec.max_stride)
+
+
+def check_classes(dataset: data.DetectionDataset, spec: models.ArchSpec) -> None:
+    """Raises `UserError` where data set and model have different numbers of classes."""
+    if dataset.classes != len(spec.classes):
+        raise UserError(
+            f'{dataset.file}: has {dataset.classes} classes, the model {len(spec.classes)}; use a fitting one'
+        )
 
 
 def targets(dataset: data.DetectionDataset, image_size: int) -> evaluation.Targets:

@@ -7,6 +7,7 @@ a step whose result is there is not done again: that is how a run goes on after 
 import dataclasses
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -129,13 +130,13 @@ _EVALUATION_BATCH = 32
 
 def _tune(run: Run, iteration: int, output: pathlib.Path) -> None:
     model, variables = checkpoint.load(run.file(iteration, 'pruned'))
-    settings = run.settings
+    settings, state = run.settings, run.file(iteration, 'tuning')
     if settings.epochs:
         variables = _train.tune(
             model,
             variables,
             run.train,
-            run.file(iteration, 'tuning'),
+            state,
             epochs=settings.epochs,
             recipe=settings.recipe,
             image_size=settings.image_size,
@@ -145,6 +146,7 @@ def _tune(run: Run, iteration: int, output: pathlib.Path) -> None:
             learning_rate=settings.learning_rate,
         )
     checkpoint.save(model, variables, output)
+    shutil.rmtree(state, ignore_errors=True)
 
 
 def _once(path: pathlib.Path, make: Callable[[pathlib.Path], None]) -> None:

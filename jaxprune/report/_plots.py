@@ -7,6 +7,7 @@ from jaxprune.report._theme import FIRST, INK, MUTED, PAPER, SECOND, figure, to_
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _SIZE = (5.6, 3.5)
 
@@ -29,7 +30,7 @@ def trajectory(run: RunSummary) -> str:
         )
         millions.set_xlabel('Parameters left, millions')
         millions.spines['top'].set_visible(False)
-        _legend(axes, {'after fine-tuning': ('o', FIRST, FIRST), 'as cut': ('o', SECOND, PAPER)})
+        _legend(drawing, axes, {'after fine-tuning': ('o', FIRST, FIRST), 'as cut': ('o', SECOND, PAPER)})
         return to_svg(drawing, name='trajectory')
 
 
@@ -44,15 +45,9 @@ def accuracy(run: RunSummary) -> str:
         axes.plot(numbers, after, 'o', color=FIRST)
         axes.plot(numbers, before, 'o', color=SECOND, markerfacecolor=PAPER, markeredgewidth=1.4)
         _frame(axes, 'Iteration', 'mAP50-95', top=max([run.baseline.map50_95, *after, *before]))
-        _whole_numbers(axes, numbers)
-        _legend(
-            axes,
-            {
-                'start': ('--', MUTED, MUTED),
-                'after fine-tuning': ('o', FIRST, FIRST),
-                'as cut': ('o', SECOND, PAPER),
-            },
-        )
+        _iterations(axes, numbers[0], numbers[-1], margin=0.6)
+        dots = {'after fine-tuning': ('o', FIRST, FIRST), 'as cut': ('o', SECOND, PAPER)}
+        _legend(drawing, axes, {'start': ('--', MUTED, MUTED), **dots})
         return to_svg(drawing, name='accuracy')
 
 
@@ -70,8 +65,8 @@ def cost(run: RunSummary) -> str:
                 color=color, fontweight='bold',
             )  # fmt: skip
         _frame(axes, 'Iteration', '% of the start', top=100)
-        _whole_numbers(axes, numbers)
-        _legend(axes, {'parameters': ('o-', FIRST, FIRST), 'GFLOPs': ('s-', SECOND, SECOND)})
+        _iterations(axes, 0, numbers[-1], margin=max(0.6, 0.08 * numbers[-1]))
+        _legend(drawing, axes, {'parameters': ('o-', FIRST, FIRST), 'GFLOPs': ('s-', SECOND, SECOND)})
         return to_svg(drawing, name='cost')
 
 
@@ -83,17 +78,16 @@ def _frame(axes: 'Axes', x_label: str, y_label: str, *, top: float) -> None:
     axes.spines['left'].set_visible(False)
 
 
-def _whole_numbers(axes: 'Axes', numbers: list[int]) -> None:
-    from matplotlib.ticker import MaxNLocator
+def _iterations(axes: 'Axes', first: int, last: int, *, margin: float) -> None:
+    """Whole numbers below the axes, at most about fifteen; `margin` leaves room on the right."""
+    axes.set_xticks(range(first, last + 1, 1 + (last - first) // 15))
+    axes.set_xlim(first - 0.6, last + margin)
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=15))
-    axes.set_xlim(min(numbers, default=0) - 0.6, max(numbers, default=0) + 1.1)
 
-
-def _legend(axes: 'Axes', entries: dict[str, tuple[str, str, str]]) -> None:
+def _legend(drawing: 'Figure', axes: 'Axes', entries: dict[str, tuple[str, str, str]]) -> None:
     """A legend above the axes; per label: Matplotlib's format, colour and fill."""
     handles = [
         axes.plot([], [], form, color=color, markerfacecolor=fill, markeredgewidth=1.4, label=label)[0]
         for label, (form, color, fill) in entries.items()
     ]
-    axes.legend(handles=handles, loc='lower left', ncols=3, frameon=False, labelcolor=INK, fontsize=9)
+    drawing.legend(handles=handles, loc='outside upper right', ncols=3, frameon=False, labelcolor=INK, fontsize=9)

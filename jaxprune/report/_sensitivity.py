@@ -16,15 +16,12 @@ _COLUMNS = 11
 
 
 def heatmap(step: IterationSummary) -> str:
-    """Loss of mAP50-95, layers × rates, the chosen cells marked, as SVG.
-
-    A cell is as opaque as its loss is large, so the scale starts at the page's own background.
-    """
+    """Loss of mAP50-95, layers × rates, the chosen cells marked, as SVG."""
     layers, rates, values = _table(step)
     loss = np.clip(_baseline(step) - values, 0, None)
     largest = max(float(np.nanmax(loss)), 1e-9)
     with figure(11.4, 0.85 + 0.3 * len(rates)) as (drawing, axes):
-        opacity = np.where(np.isnan(loss), 0, 0.05 + 0.95 * loss / largest)
+        opacity = np.where(np.isnan(loss), 0, np.sqrt(loss / largest))
         _cells(axes, opacity)
         for choice in step.chosen:
             if choice.layer in layers and choice.rate in rates:
@@ -79,7 +76,7 @@ def _panel(
     axes.plot(x + rates[measured], y + heights[measured], color=FIRST, linewidth=2.2 if marked else 1.2)
     axes.fill_between(x + rates[measured], y, y + heights[measured], color=FIRST, alpha=0.16 if marked else 0.06, lw=0)
     weight = 'bold' if marked else 'normal'
-    axes.text(x, y + 1.12, name, fontsize=6.6, color=INK if marked else MUTED, fontweight=weight)
+    axes.text(x, y + 1.12, name, fontsize=7, color=INK if marked else MUTED, fontweight=weight)
 
 
 def _cells(axes: 'Axes', opacity: np.ndarray) -> None:
@@ -89,13 +86,11 @@ def _cells(axes: 'Axes', opacity: np.ndarray) -> None:
 
     boxes = [Rectangle((layer - 0.46, rate - 0.44), 0.92, 0.88) for rate, layer in np.ndindex(opacity.shape)]
     colors = [(*to_rgb(SECOND), float(alpha)) for alpha in opacity.ravel()]
-    axes.add_collection(PatchCollection(boxes, facecolors=colors, edgecolors='none'))
+    axes.add_collection(PatchCollection(boxes, facecolors=colors, edgecolors=GRID, linewidths=0.5))
 
 
 def _name(step: IterationSummary, layer: int) -> str:
-    """`19 · model.24`; the prefix that all share is left out."""
-    known = layer < len(step.layer_names)
-    return f'{layer} · {step.layer_names[layer].removeprefix("model.")}' if known else str(layer)
+    return f'{layer} · {step.layer_names[layer]}' if layer < len(step.layer_names) else str(layer)
 
 
 def _baseline(step: IterationSummary) -> float:

@@ -108,6 +108,14 @@ def test_more_candidates_than_the_limit():
     np.testing.assert_allclose(rows(detections, 0), expected, atol=1e-3)
 
 
+def test_a_suppressed_box_suppresses_nothing():
+    # A row of boxes, each overlapping the next too much but not the one after it: every other one stays.
+    image = np.tile(np.float32([0, 50, 10, 10, 0, 1, 0]), (300, 1))
+    image[:, 0], image[:, 4] = np.arange(300) * 3, np.linspace(1, 0.5, 300)
+    found = rows(nms(jnp.asarray(image[None]), conf=0.1, iou=0.5, multi_label=False), 0)
+    np.testing.assert_array_equal(found[:, 0], np.arange(0, 300, 2) * 3 - 5)
+
+
 def test_nothing_to_detect():
     detections = nms(jnp.zeros((2, 10, 8)), conf=0.1, iou=0.5, multi_label=True)
     assert detections.boxes_xyxy.shape == (2, 300, 4)

@@ -42,7 +42,7 @@ class AugmentConfig:
 
 
 def augment(
-    index: int, source: Source, count: int, size: int, config: AugmentConfig, rng: np.random.Generator
+    index: int, source: Source, count: int, size: int, *, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Picture, Labels]:
     """One training picture; all randomness comes from `rng`.
 

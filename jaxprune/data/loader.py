@@ -33,9 +33,9 @@ class TrainBatch(NamedTuple):
 class TrainBatches:
     """Augmented batches of a data set; call it with the number of an epoch.
 
-    Every epoch visits every picture once, in a new order; its last batch is filled up with pictures of a further order,
-    so that all batches have one shape. Pictures are decoded and resized once and kept as `uint8`, unless they would take
-    more than `keep_bytes`.
+    Every epoch visits every picture once, in a new order; its last batch is filled up with pictures of a further
+    order, so that all batches have one shape. Pictures are decoded and resized once and kept as `uint8`, unless they
+    would take more than `keep_bytes`.
     """
 
     def __init__(
@@ -100,7 +100,8 @@ class TrainBatches:
         return picture, self._dataset.labels[index]
 
     def _sample(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return augment(index, self._source, len(self._dataset.images), self.image_size, self._config, rng)
+        count = len(self._dataset.images)
+        return augment(index, self._source, count, self.image_size, config=self._config, rng=rng)
 
     def _stack(self, samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> TrainBatch:
         counts = np.array([len(labels) for _, labels in samples])

@@ -78,15 +78,14 @@ def anchor_loss(
       The sum of the components times the batch size, and the components.
     """
     safe = jnp.where(valid[..., None], targets, jnp.array([0, 0.5, 0.5, 0.5, 0.5], targets.dtype)[None, None])
-    parts = [
+    levels = [
         _level(head, safe, valid, jnp.array(anchor, head.dtype) / stride, config)
         for head, anchor, stride in zip(heads, anchors, strides, strict=True)
     ]
-    balance = _BALANCE.get(len(heads), _BALANCE_OTHER)
-    box = config.box * sum(part.box for part in parts)
-    obj = config.obj * sum(part.obj * weight for part, weight in zip(parts, balance, strict=False))
-    cls = config.cls * sum(part.cls for part in parts)
-    return (box + obj + cls) * heads[0].shape[0], LossParts(box, obj, cls)
+    box, obj, cls = (jnp.stack(values) for values in zip(*levels, strict=True))
+    balance = jnp.array(_BALANCE.get(len(heads), _BALANCE_OTHER)[: len(heads)], obj.dtype)
+    parts = LossParts(config.box * box.sum(), config.obj * (obj * balance).sum(), config.cls * cls.sum())
+    return sum(parts, start=jnp.zeros((), box.dtype)) * heads[0].shape[0], parts
 
 
 def _level(head: Array, targets: Array, valid: Array, anchors: Array, config: LossConfig) -> LossParts:

@@ -1,5 +1,6 @@
 """What each command does, as one function."""
 
+from jaxprune.pipeline._demo import demo
 from jaxprune.pipeline._detect import detect
 from jaxprune.pipeline._evaluate import evaluate, val
 from jaxprune.pipeline._iterate import iterate
@@ -13,6 +14,7 @@ __all__ = [
     'IterateSettings',
     'connections',
     'convert',
+    'demo',
     'detect',
     'evaluate',
     'export_model',

@@ -33,6 +33,7 @@ def iterate(path: Path, data_file: Path, output: Path, settings: IterateSettings
     train, val = (data.load_dataset(str(data_file), split) for split in ('train', 'val'))
     run = Run(pathlib.Path(output), settings, train, val)
     model, variables = checkpoint.load(path)
+    _check(run, model, variables)
     _claim(run, model, variables)
     _once(run.file(0, 'model'), lambda out: checkpoint.save(model, variables, out))
     start = _measured(run, 0, 'metrics.json', 'model')
@@ -48,6 +49,18 @@ def iterate(path: Path, data_file: Path, output: Path, settings: IterateSettings
         'model': str(run.file(iteration, 'model')),
         'iterations': [_row(run, number) for number in range(iteration + 1)],
     }
+
+
+def _check(run: Run, model: models.Detector, variables: models.Variables) -> None:
+    """Finds a user's mistakes before anything is written."""
+    settings = run.settings
+    models.check_size(model.spec, settings.image_size, settings.image_size)
+    for dataset in (run.train, run.val):
+        _evaluate.check_classes(dataset, model.spec)
+    _train.find_recipe(settings.recipe)
+    _scan.plan_cells(
+        model, variables, settings.rates, exclude=settings.exclude, criterion=settings.criterion, seed=settings.seed
+    )
 
 
 def _claim(run: Run, model: models.Detector, variables: models.Variables) -> None:

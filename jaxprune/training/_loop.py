@@ -45,8 +45,8 @@ def fit(
 ) -> Fit:
     """Trains for the schedule's epochs, or for what is left of them.
 
-    Killed at any moment and called again with the same arguments, it continues after the last finished epoch and ends with
-    the same variables, bit for bit (same machine and devices).
+    Killed at any moment and called again with the same arguments, it continues after the last finished epoch and
+    ends with the same variables, bit for bit (same machine and devices).
 
     Args:
       state: before the first step; used up.
@@ -109,7 +109,12 @@ class _Report:
 
     def __init__(self, schedule: Schedule, first: int, console: Console | None) -> None:
         self._console = console
-        columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[rate]}'), TimeRemainingColumn())
+        columns = (
+            TextColumn('{task.description}'),
+            BarColumn(),
+            TextColumn('{task.fields[rate]}'),
+            TimeRemainingColumn(),
+        )
         self._bar = Progress(*columns, console=console, disable=console is None, transient=True)
         total, done = schedule.epochs * schedule.steps_per_epoch, first * schedule.steps_per_epoch
         self._epochs = schedule.epochs

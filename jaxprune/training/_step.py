@@ -94,7 +94,8 @@ def _accumulate(state: TrainState, gradients: Any, schedule: Schedule, rates: An
 def _update(state: TrainState, gradients: Any, schedule: Schedule, rates: Any) -> TrainState:
     params = state.variables['params']
     rule = _optimizer.optimizer(schedule.recipe, rates, schedule.weight_decay, params)
-    change, optimizer = rule.update(gradients, state.optimizer, params)
+    with jax.numpy_dtype_promotion('standard'):  # optax raises a float to the power of an int
+        change, optimizer = rule.update(gradients, state.optimizer, params)
     variables = {**state.variables, 'params': optax.apply_updates(params, change)}
     updates = state.updates + 1
     recipe = schedule.recipe

@@ -53,8 +53,8 @@ class Recipe:
     nominal_batch: int = 64
     ema_decay: float = 0.9999
     ema_steps: float = 2000.0
-    loss: LossConfig = LossConfig()
-    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         for name, kinds in (('optimizer', get_args(Optimizer)), ('decay', get_args(Decay))):
@@ -84,12 +84,13 @@ def read_recipe(file: str | os.PathLike[str]) -> Recipe:
 
 
 def _build(cls: Any, plain: dict[str, Any]) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    default = cls()
+    names = [field.name for field in dataclasses.fields(cls)]
     values = {}
     for name, value in plain.items():
-        if name not in fields:
-            raise UserError(f'unknown entry {name!r}; known are {", ".join(fields)}')
-        values[name] = _value(name, value, fields[name].default)
+        if name not in names:
+            raise UserError(f'unknown entry {name!r}; known are {", ".join(names)}')
+        values[name] = _value(name, value, getattr(default, name))
     return cls(**values)
 
 

@@ -39,11 +39,10 @@ def case(request, golden):
     return arrays, LossConfig(**hyper)
 
 
-@pytest.mark.parametrize('length', [9, 20])
-def test_loss_and_gradients_are_the_originals(case, length):
+def test_loss_and_gradients_are_the_originals(case):
     arrays, config = case
     heads = [ours(arrays[f'pred{i}']) for i in range(3)]
-    targets, valid = pad(arrays['targets'], 3, length)
+    targets, valid = pad(arrays['targets'], 3, 9)
     anchors = (arrays['anchors_grid_units'] * arrays['stride'][:, None, None]).tolist()
 
     @functools.partial(jax.value_and_grad, has_aux=True)

@@ -232,7 +232,9 @@ def spatial(p, x):
     x = jnp.pad(x, ((0, 0), (1, 2), (0, 0), (0, 0)), mode='reflect')
     x = jnp.flip(x, 1) + jnp.cumsum(x, 2)
     x = jnp.where(x > 0, jnp.sort(x, 1), x**2)
-    return conv(p['b'], jax.nn.softmax(x, axis=(1, 2)))
+    x = lax.dynamic_slice_in_dim(jax.nn.softmax(x, axis=(1, 2)), 1, 3, axis=1)
+    x = jnp.pad(x.mean(1, keepdims=True).squeeze(1)[:, None], ((0, 0), (0, 0), (0, 0), (1, 2)))
+    return conv(p['b'], x)
 
 
 C3 = (3, 3)
@@ -354,7 +356,7 @@ NETS = {
     'changed_kernel': Net(
         changed_kernel, {'a': {'kernel': (*C3, 3, 4), 'gain': (4,)}, 'b': (2, 4)}, {('a', 'b', 0, 4)}
     ),
-    'spatial': Net(spatial, {'a': (*C3, 3, 4, 'bn'), 'b': (1, 1, 4, 2)}, {('a', 'b', 0, 4)}),
+    'spatial': Net(spatial, {'a': (*C3, 3, 4, 'bn'), 'b': (1, 1, 7, 2)}, {('a', 'b', 1, 4)}),
 }
 
 

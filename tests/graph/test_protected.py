@@ -99,6 +99,21 @@ CASES = {
     ),
     'added to the input': (lambda p, x: (x @ p['a'] + x) @ p['b'], {'a': shape(8, 8), 'b': shape(8, 3)}, {'a': 'add'}),
     'one channel for all': (gated_by_one, {**WIDE, 'gate': shape(8, 1)}, {'gate': 'repeats its channel'}),
+    'one channel broadcast': (
+        lambda p, x: jnp.broadcast_to(x @ p['gate'], (2, 6)) @ p['b'],
+        {'gate': shape(8, 1), 'b': shape(6, 3)},
+        {'gate': 'broadcast_in_dim'},
+    ),
+    'one channel without its axis': (
+        lambda p, x: lax.squeeze(x @ p['gate'], (1,)),
+        {'gate': shape(8, 1)},
+        {'gate': 'squeeze'},
+    ),
+    'cut out at a computed place': (
+        lambda p, x: lax.dynamic_slice_in_dim(x @ p['a'], jnp.argmax(x), 3, axis=1) @ p['b'][:3],
+        WIDE,
+        {'a': 'dynamic_slice'},
+    ),
     'query times key': (
         attention,
         {**WIDE, 'q': shape(8, 4), 'k': shape(8, 4)},

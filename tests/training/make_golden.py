@@ -1,7 +1,7 @@
 """Makes tests/golden/training/optimizer.npz with PyTorch's own optimizers: python tests/training/make_golden.py OUTPUT.
 
-Three parameters in YOLOv7's three groups (scale, kernel with weight decay, bias) get a fixed series of gradients, batch by batch;
-rates, momentum and accumulation follow the recipe in `SETTINGS`.
+Three parameters in YOLOv7's three groups (scale, kernel with weight decay, bias) get a fixed series of gradients, batch
+by batch; rates, momentum and accumulation follow the recipe in `SETTINGS`.
 """
 
 import math
@@ -54,8 +54,8 @@ def train(kind: str, values: dict, gradients: dict) -> dict:
             updates += 1
             d = SETTINGS['ema_decay'] * (1 - math.exp(-updates / SETTINGS['ema_steps']))
             ema = {name: ema[name] * d + (1 - d) * p[name].detach() for name in p}
-        for name in p:
-            rows[f'{kind}/{name}'].append(p[name].detach().numpy().copy())
+        for name, value in p.items():
+            rows[f'{kind}/{name}'].append(value.detach().numpy().copy())
             rows[f'{kind}/ema_{name}'].append(ema[name].numpy().copy())
         rows[f'{kind}/rates'].append([rates[1], rates[2], momentum, accumulate])
     return {name: np.array(value, np.float32) for name, value in rows.items()}

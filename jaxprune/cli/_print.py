@@ -169,4 +169,6 @@ def iterated(result: Mapping[str, Any], *, as_json: bool) -> None:
     rows = [[row[column] for column in columns] for row in result['iterations']]
     titles = ('iteration', 'layers pruned', 'parameters', 'GFLOPs', 'mAP50-95 pruned', 'mAP50-95 tuned')
     table('Iterations', titles, rows)
+    if result['stopped']:
+        print(f'stopped early: {result["stopped"]}')
     return print(f'report: {result["report"]}')

@@ -10,6 +10,7 @@ from jaxprune.errors import UserError
 from jaxprune.export._decode import OUTPUT, add_decode, predictions
 from jaxprune.export._graph import INPUT, GraphBuilder, add_nodes
 from jaxprune.export._libraries import require
+from jaxprune.files import write_bytes
 from jaxprune.models.detector import check_size
 from jaxprune.models.spec import ArchSpec
 
@@ -51,7 +52,7 @@ def export_onnx(
         package `onnx` is missing.
     """
     model = build_onnx(spec, variables, image_size=image_size, batch=batch, decoded=decoded, opset=opset)
-    return _write(pathlib.Path(path), model.SerializeToString())
+    return write_bytes(path, model.SerializeToString())
 
 
 def build_onnx(
@@ -124,15 +125,3 @@ def _metadata(spec: ArchSpec, size: tuple[int, int]) -> dict[str, str]:
         'image_size': size,
     }
     return {key: json.dumps(value) for key, value in plain.items()}
-
-
-def _write(path: pathlib.Path, content: bytes) -> pathlib.Path:
-    """Puts the whole file in its place in one step."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f'{path}: cannot be written: {error.strerror}') from error
-    return path

@@ -74,7 +74,7 @@ def check_size(spec: specs.ArchSpec, height: int, width: int) -> None:
     if height <= 0 or width <= 0 or height % stride or width % stride:
         nearest = ' x '.join(str(max(1, round(side / stride)) * stride) for side in (height, width))
         raise UserError(
-            f'image size {height} x {width}: {spec.name} needs sides divisible by its stride {stride}, such as {nearest}'
+            f'image size {height} x {width}: the stride {stride} of {spec.name} does not divide it; take {nearest}'
         )
 
 
@@ -89,7 +89,7 @@ def _predict(model: Detector, variables: Variables, images: Array) -> Array:
 
 
 def forward(model: Detector, variables: Variables, images: Float[Array, 'b h w 3']) -> tuple[Array, ...]:
-    """`model.apply` in full fp32 precision (by default accelerators round what convolutions read); not jit."""
+    """`model.apply` in full fp32 precision (accelerators round what convolutions read by default), not jit."""
     with jax.default_matmul_precision('highest'):
         return cast(tuple[Array, ...], model.apply(variables, images))
 

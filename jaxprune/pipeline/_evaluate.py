@@ -125,8 +125,8 @@ def evaluate(
     """P, R and mAP by the PyTorch YOLOv7's own metric and by pycocotools.
 
     Returns:
-      `precision`, `recall`, `map50`, `map50_95`, `per_class_map50_95`, `coco_map50_95`, `coco_map50`, `coco` (all twelve
-      figures), `images`, `seconds`.
+      `precision`, `recall`, `map50`, `map50_95`, `per_class_map50_95`, `coco_map50_95`, `coco_map50`, `coco` (all
+      twelve figures), `images`, `seconds`.
     """
     start = time.perf_counter()
     batches = open_batches(dataset, model.spec, image_size, batch)

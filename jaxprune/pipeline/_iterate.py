@@ -23,9 +23,9 @@ def iterate(path: Path, data_file: Path, output: Path, settings: IterateSettings
     """Prunes a model iteratively (Pavlitska et al., IJCNN 2024), and writes `report.html` into the run directory.
 
     Returns:
-      `report` (path), `model` (path of the last one) and `iterations`, a row per iteration (0 is the start):
-      `iteration`, `layers` (how many were pruned), `parameters` (as published), `gflops`, `map50_95_before` and
-      `map50_95` (before and after fine-tuning).
+      `report` (path), `model` (path of the last one), `stopped` (why it ended early, or None) and `iterations`, a row
+      per iteration (0 is the start): `iteration`, `layers` (how many were pruned), `parameters` (as published),
+      `gflops`, `map50_95_before` and `map50_95` (before and after fine-tuning).
 
     Raises:
       UserError: where the run directory belongs to another run, or model and data do not fit.
@@ -37,16 +37,17 @@ def iterate(path: Path, data_file: Path, output: Path, settings: IterateSettings
     _claim(run, model, variables)
     _once(run.file(0, 'model'), lambda out: checkpoint.save(model, variables, out))
     start = _measured(run, 0, 'metrics.json', 'model')
-    iteration = 0
+    iteration, report, stopped = 0, None, None
     while not _finished(run, iteration, start):
         if not _advance(run, iteration + 1):
+            stopped = 'no layer is worth pruning any more: none removes anything at a mAP above 0'
             break
         iteration += 1
-        _report.write(run, iteration)
-    report = _report.write(run, iteration)
+        report = _report.write(run, iteration)
     return {
-        'report': str(report),
+        'report': str(report or _report.write(run, iteration)),
         'model': str(run.file(iteration, 'model')),
+        'stopped': stopped,
         'iterations': [_row(run, number) for number in range(iteration + 1)],
     }
 

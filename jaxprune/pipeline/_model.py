@@ -107,7 +107,6 @@ def export_model(
       where onnxruntime is not installed).
     """
     model, variables = models.to_form(*checkpoint.load(path), 'fused')
-    pathlib.Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)
     export.export_onnx(model.spec, variables, output, image_size=image_size, batch=batch, decoded=decoded, opset=opset)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     images = np.random.default_rng(0).random((batch or 1, height, width, 3), np.float32)

@@ -51,8 +51,8 @@ def tune(
       model: what to train.
       variables: where to start.
       dataset: to learn from.
-      directory: where the training's state is kept after every epoch, until the caller removes it; called again with the
-        same arguments, training goes on from there.
+      directory: where the training's state is kept after every epoch, until the caller removes it; called again with
+        the same arguments, training goes on from there.
       epochs: how many.
       recipe: name in `configs/train`, or a file.
       image_size: side of the square training images, in pixels.
@@ -69,7 +69,13 @@ def tune(
     _evaluate.check_classes(dataset, spec)
     if epochs < 1:
         raise UserError(f'{epochs} epochs: give 1 or more')
-    changes = {'epochs': epochs, 'batch': batch, 'image_size': image_size, 'optimizer': optimizer, 'lr0': learning_rate}
+    changes: dict[str, Any] = {
+        'epochs': epochs,
+        'batch': batch,
+        'image_size': image_size,
+        'optimizer': optimizer,
+        'lr0': learning_rate,
+    }
     chosen = dataclasses.replace(
         find_recipe(recipe), **{key: value for key, value in changes.items() if value is not None}
     )

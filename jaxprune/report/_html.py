@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from jaxprune.errors import UserError
+from jaxprune.files import write_text
 from jaxprune.report import _plots, _sensitivity
 from jaxprune.report._summary import IterationSummary, RunSummary
 
@@ -25,16 +26,7 @@ def write_report(run: RunSummary, path: str | os.PathLike[str]) -> pathlib.Path:
     Raises:
       UserError: the file cannot be written, or a picture is missing or neither PNG nor JPEG.
     """
-    path = pathlib.Path(path)
-    page = render(run)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        temporary.write_text(page, encoding='utf-8')
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f'{path}: cannot be written: {error.strerror}') from error
-    return path
+    return write_text(path, render(run))
 
 
 def render(run: RunSummary) -> str:
@@ -84,12 +76,12 @@ def _change(value: float, start: float) -> str:
 
 
 def _data_uri(picture: bytes | pathlib.Path) -> str:
+    name = 'a picture given as bytes' if isinstance(picture, bytes) else str(picture)
     try:
-        content = picture if isinstance(picture, bytes) else pathlib.Path(picture).read_bytes()
+        content = picture if isinstance(picture, bytes) else picture.read_bytes()
     except OSError as error:
-        raise UserError(f'{picture}: the picture cannot be read: {error.strerror}') from error
+        raise UserError(f'{name}: the picture cannot be read: {error.strerror}') from error
     kind = next((kind for start, kind in _SIGNATURES.items() if content.startswith(start)), None)
     if kind is None:
-        name = 'a picture given as bytes' if isinstance(picture, bytes) else str(picture)
         raise UserError(f'{name}: neither PNG nor JPEG')
     return f'data:{kind};base64,{base64.b64encode(content).decode("ascii")}'

@@ -1,6 +1,7 @@
 """Plots of a whole run: accuracy against size, and both per iteration."""
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from jaxprune.report._summary import RunSummary
 from jaxprune.report._theme import FIRST, INK, MUTED, PAPER, SECOND, figure, to_svg
@@ -25,13 +26,19 @@ def trajectory(run: RunSummary) -> str:
         for number, point in enumerate(zip(removed, after, strict=True)):
             axes.annotate(str(number), point, (0, 7), textcoords='offset points', ha='center', fontsize=8)
         _frame(axes, 'Parameters removed, %', 'mAP50-95', top=max(after + before))
-        millions = axes.secondary_xaxis(
-            'top', functions=(lambda gone: start * (1 - gone / 100) / 1e6, lambda left: 100 * (1 - left * 1e6 / start))
-        )
+        millions = axes.secondary_xaxis('top', functions=(partial(_millions_left, start), partial(_removed, start)))
         millions.set_xlabel('Parameters left, millions')
         millions.spines['top'].set_visible(False)
         _legend(drawing, axes, {'after fine-tuning': ('o', FIRST, FIRST), 'as cut': ('o', SECOND, PAPER)})
         return to_svg(drawing, name='trajectory')
+
+
+def _millions_left(start: int, removed: Any) -> Any:
+    return start * (1 - removed / 100) / 1e6
+
+
+def _removed(start: int, millions_left: Any) -> Any:
+    return 100 * (1 - millions_left * 1e6 / start)
 
 
 def accuracy(run: RunSummary) -> str:
@@ -59,9 +66,10 @@ def cost(run: RunSummary) -> str:
     with figure(*_SIZE) as (drawing, axes):
         axes.plot(numbers, parameters, 'o-', color=FIRST)
         axes.plot(numbers, gflops, 's-', color=SECOND, markersize=4.8)
-        for values, color in ((parameters, FIRST), (gflops, SECOND)):
+        for values, other, color in ((parameters, gflops, FIRST), (gflops, parameters, SECOND)):
+            side = 'bottom' if values[-1] > other[-1] else 'top'  # the labels stay apart where the curves meet
             axes.annotate(
-                f'{values[-1]:.0f} %', (numbers[-1], values[-1]), (7, 0), textcoords='offset points', va='center',
+                f'{values[-1]:.0f} %', (numbers[-1], values[-1]), (7, 0), textcoords='offset points', va=side,
                 color=color, fontweight='bold',
             )  # fmt: skip
         _frame(axes, 'Iteration', '% of the start', top=100)
@@ -73,7 +81,7 @@ def cost(run: RunSummary) -> str:
 def _frame(axes: 'Axes', x_label: str, y_label: str, *, top: float) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.set_ylim(0, top * 1.12)
+    axes.set_ylim(0, max(top, 1e-3) * 1.12)
     axes.grid(visible=False, axis='x')
     axes.spines['left'].set_visible(False)
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Stand-ins: Matplotlib writes them into the SVG, where they become variables of the page's style sheet.
 INK, MUTED, GRID, PAPER, FIRST, SECOND = ('#0a0b0c', '#1a1b1c', '#2a2b2c', '#3a3b3c', '#4a4b4c', '#5a5b5c')
 _VARIABLES = {INK: 'ink', MUTED: 'muted', GRID: 'line', PAPER: 'paper', FIRST: 'first', SECOND: 'second'}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     'svg.fonttype': 'none',  # text stays text: it can be selected and read aloud
     'font.size': 9,
     'text.color': INK,

@@ -13,7 +13,7 @@ _EPSILON = 1e-8
 
 
 def groups(params: Any) -> Any:
-    """The group of every parameter: kernels decay, scales (and YOLOR's implicits) do not, biases have their own warm-up.
+    """The group of every parameter: kernels decay, scales (and YOLOR's implicits) do not, biases warm up alone.
 
     Args:
       params: nested dictionaries of arrays, as Flax names them.

@@ -142,7 +142,8 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(tmp_path, argume
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / 'nowhere').write_text('a file')
     spec = every_operation()
     with pytest.raises(UserError, match='nowhere'):
         export_onnx(spec, random_variables(spec), tmp_path / 'nowhere' / 'model.onnx', image_size=16)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,18 +38,35 @@ def save(
     Raises:
       UserError: where something else stands at `path`, the variables do not fit the spec, or the disk is full.
     """
-    import orbax.checkpoint as ocp
-
     final = pathlib.Path(path)
-    if final.exists() and not is_model(final) and (not final.is_dir() or any(final.iterdir())):
-        raise UserError(f'{final}: exists and is not a model directory; choose another output directory')
+    check_output(final)
     lines = trees.diff(shapes(model.spec), variables)
     if lines:
         raise UserError(f'{final}: the variables do not fit the spec: {"; ".join(lines[:5])}')
     with atomic_directory(final) as work:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save((work / _VARIABLES).absolute(), jax.tree.map(np.asarray, dict(variables)))
+        _write(variables, work / _VARIABLES)
         write_json(work / _SPEC, {'spec': model.spec.to_json(), 'metadata': dict(metadata or {})})
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raises `UserError` where something that is not a model stands at `path`: `save` would refuse to replace it."""
+    final = pathlib.Path(path)
+    if final.exists() and not is_model(final) and (not final.is_dir() or any(final.iterdir())):
+        raise UserError(f'{final}: exists and is not a model directory; choose another output directory')
+
+
+def _write(variables: Variables, directory: pathlib.Path) -> None:
+    """Writes variables by orbax, whose storage reports a full disk as a `ValueError`."""
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(directory.absolute(), jax.tree.map(np.asarray, dict(variables)))
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(directory)) from error
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Detector, Variables]:

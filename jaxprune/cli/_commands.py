@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxprune.cli import _print
+from jaxprune.errors import UserError
 
 Add = Callable[..., argparse.ArgumentParser]
 _CRITERIA = ('l2', 'l1', 'l2-largest', 'l1-largest', 'bn', 'bn-l1', 'random')
@@ -27,6 +28,21 @@ def _device(parser: Any) -> None:
 
 def _image_size(parser: Any, default: int = 640) -> None:
     parser.add_argument('--img', type=int, default=default, metavar='SIZE', help=f'image size in pixels ({default})')
+
+
+def _image_sides(parser: Any) -> None:
+    parser.add_argument(
+        '--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)'
+    )
+
+
+def _size(sides: list[int]) -> int | tuple[int, int]:
+    match sides:
+        case [side]:
+            return side
+        case [height, width]:
+            return height, width
+    raise UserError(f'--img {" ".join(map(str, sides))}: give one number, or height and width')
 
 
 def _data(parser: Any, *, split: bool = True) -> None:
@@ -64,7 +80,8 @@ def new(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from jaxprune import pipeline
 
-        classes = int(options.classes[0]) if options.classes[0].isdigit() else options.classes
+        names = options.classes
+        classes = int(names[0]) if len(names) == 1 and names[0].isdecimal() else names
         _print.model_line(
             pipeline.new(
                 options.architecture,
@@ -106,14 +123,11 @@ def info(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from jaxprune import pipeline
 
-        size = options.img[0] if len(options.img) == 1 else tuple(options.img[:2])
-        _print.info(pipeline.info(options.model, image_size=size), as_json=options.json)
+        _print.info(pipeline.info(options.model, image_size=_size(options.img)), as_json=options.json)
 
     parser = _command(commands, 'info', run, 'count parameters and GFLOPs, in all and per layer')
     parser.add_argument('model', metavar='MODEL', help='model directory')
-    parser.add_argument(
-        '--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)'
-    )
+    _image_sides(parser)
     _json(parser)
 
 
@@ -352,11 +366,10 @@ def export(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from jaxprune import pipeline
 
-        size = options.img[0] if len(options.img) == 1 else tuple(options.img[:2])
         result = pipeline.export_model(
             options.model,
             options.output,
-            image_size=size,
+            image_size=_size(options.img),
             batch=options.batch or None,
             decoded=options.decoded,
             opset=options.opset,
@@ -366,9 +379,7 @@ def export(commands: Any) -> None:
     parser = _command(commands, 'export', run, 'write a model for another runtime')
     parser.add_argument('model', metavar='MODEL', help='model directory')
     parser.add_argument('--format', default='onnx', choices=('onnx',), help='(onnx)')
-    parser.add_argument(
-        '--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)'
-    )
+    _image_sides(parser)
     parser.add_argument('--batch', type=int, default=1, metavar='N', help='images per run; 0: any number (1)')
     parser.add_argument('--decoded', action='store_true', help='boxes and probabilities in place of raw heads')
     parser.add_argument('--opset', type=int, default=17, help='(17)')

@@ -98,8 +98,8 @@ def _arrange(random: np.random.RandomState, size: int) -> list[tuple[int, _Mask]
 
 def _shape(random: np.random.RandomState, kind: int, size: int) -> tuple[_Mask, int]:
     """A mask with its centre in the image, and its area in fine points before the border cut it."""
-    largest = random.randint(size * FINE // 10, size * FINE // 4)
-    radius, degrees = random.randint(size * FINE // 24, largest), random.randint(360)
+    largest = random.randint(size * FINE // 6, size * FINE * 2 // 7)
+    radius, degrees = random.randint(size * FINE // 11, largest), random.randint(360)
     centre = random.randint(0, size * FINE, 2)
     y, x, first = _points(centre, radius)
     if CLASSES[kind] in ('circle', 'ring'):

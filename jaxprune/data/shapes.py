@@ -110,7 +110,8 @@ def yolo_labels(picture: Picture) -> str:
 
 def coco_annotations(pictures: dict[str, Picture]) -> dict[str, Any]:
     """The pictures of one split as a COCO annotation file: boxes are x, y, width, height in pixels; ids start at 1."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (name, picture) in enumerate(pictures.items(), 1):
         height, width = picture.image_bgr.shape[:2]
         images.append({'id': number, 'file_name': f'{name}.png', 'width': width, 'height': height})

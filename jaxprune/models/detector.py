@@ -43,7 +43,7 @@ class Detector(nn.Module):
                 head = layers.Head(node, len(self.spec.anchors[level]), _prior(self.spec, level), name=node.name)
                 return head(inputs[0], train=train)
             case specs.MaxPool():
-                return layers.max_pool(inputs[0], node)
+                return layers.max_pool(inputs[0], node, train=train)
             case specs.Upsample():
                 return layers.upsample(inputs[0], node)
             case specs.Concat():

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxprune.errors import UserError
+from jaxprune.models import backward
 from jaxprune.models import spec as specs
 
 Activation = Callable[[Array], Array]
@@ -64,6 +65,7 @@ class Conv(Masked):
             kernel_dilation=node.dilation,
             feature_group_count=node.groups,
             use_bias=node.epsilon is None,
+            conv_general_dilated=backward.conv if train else None,
             name='conv',
         )(self.read(x))
         if node.epsilon is not None:
@@ -134,8 +136,10 @@ def _around_one(key: Array, shape: tuple[int, ...]) -> Array:
     return 1 + 0.02 * jax.random.normal(key, shape)
 
 
-def max_pool(x: Float[Array, 'b h w c'], node: specs.MaxPool) -> Float[Array, 'b i j c']:
+def max_pool(x: Float[Array, 'b h w c'], node: specs.MaxPool, *, train: bool = False) -> Float[Array, 'b i j c']:
     """`spec.MaxPool`."""
+    if train:
+        return backward.max_pool(x, node.kernel, node.stride, node.padding)
     return nn.max_pool(x, node.kernel, node.stride, [(pad, pad) for pad in node.padding])
 
 

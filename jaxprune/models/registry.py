@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import yaml
 
 from jaxprune import resources
@@ -64,14 +65,16 @@ def create(
       The Flax module and its variables.
 
     Raises:
-      UserError: for an unknown name or form, no class, or a width multiple that is not positive.
+      UserError: for an unknown name or form, no class, a width multiple that is not positive, or a seed out of range.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(f'seed {seed}: give a whole number from 0 to {2**32 - 1}')
     model = Detector(build_spec(name, classes=classes, form=form, width_multiple=width_multiple))
-    return model, _init(model, seed)
+    return model, _init(model, np.uint32(seed))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _init(model: Detector, seed: int) -> Variables:
+def _init(model: Detector, seed: np.uint32) -> Variables:
     image = smallest_image(model.spec)
     return dict(model.init(jax.random.key(seed), jax.numpy.zeros(image.shape, image.dtype)))
 

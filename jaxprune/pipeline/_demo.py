@@ -14,7 +14,8 @@ SETTINGS = IterateSettings(
     flops_layers=8,
     map_power=8,
     epochs=16,
-    recipe='shapes-finetune',
+    recipe='shapes',
+    learning_rate=0.0015,
     image_size=128,
 )
 

@@ -1,6 +1,7 @@
 """What `detect` does: annotated pictures, text and JSON for any images."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections import defaultdict
@@ -68,8 +69,11 @@ def detect(
     Returns:
       `path`, `images` (how many), `detections` (how many), `classes` (class name -> how many).
 
+    Pictures of one name from several folders get different names: `x.jpg`, `x-2.jpg`.
+
     Raises:
-      UserError: for a source that is missing, holds no image or cannot be read.
+      UserError: for a source that is missing, holds no image or cannot be read, a class that the model does not have,
+        and an output that would overwrite a source.
     """
     settings = NmsSettings(
         conf=conf, iou=iou, multi_label=False, agnostic=agnostic, classes=None if classes is None else tuple(classes)
@@ -77,12 +81,14 @@ def detect(
     files = find_images([source] if isinstance(source, str | os.PathLike) else source)
     model, variables = checkpoint.load(path)
     models.check_size(model.spec, image_size, image_size)
+    _evaluate.check_batch(batch)
     target = pathlib.Path(output)
+    pictures = _pictures(files, target)
     records: list[dict[str, Any]] = []
     with progress.bar('detect', len(files), unit='images') as advance:
         for frames in _batches(files, image_size, model.spec.max_stride, _evaluate.device_batch(batch)):
             for frame, found in zip(frames, run(model, variables, frames, settings, batch), strict=True):
-                records.append(_write(target, frame, found, model.spec.classes))
+                records.append(_write(pictures[frame.path], target, frame, found, model.spec.classes))
                 advance()
     records.sort(key=lambda record: record['image'])
     write_json(target / 'detections.json', records)
@@ -106,6 +112,29 @@ def find_images(sources: Sequence[Path]) -> list[pathlib.Path]:
     if not files:
         raise UserError(f'{", ".join(map(str, sources))}: holds no image that can be read')
     return list(dict.fromkeys(files))
+
+
+def _pictures(files: Sequence[pathlib.Path], target: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
+    """Where the annotated picture of every source goes; the stems differ, as they name the label files too."""
+    taken: set[str] = set()
+    pictures: dict[pathlib.Path, pathlib.Path] = {}
+    for file in files:
+        stems = (file.stem if number == 1 else f'{file.stem}-{number}' for number in itertools.count(1))
+        stem = next(stem for stem in stems if stem.lower() not in taken)  # some file systems ignore case
+        taken.add(stem.lower())
+        pictures[file] = target / f'{stem}{_suffix(file)}'
+    sources = {file.resolve() for file in files}
+    lost = next((picture for picture in pictures.values() if picture.resolve() in sources), None)
+    if lost is not None:
+        raise UserError(f'{lost}: is one of the source images and would be overwritten; name another output directory')
+    return pictures
+
+
+def _suffix(file: pathlib.Path) -> str:
+    """The suffix itself, or `.png` where pictures cannot be written in that format."""
+    import cv2
+
+    return file.suffix if file.suffix and cv2.haveImageWriter(file.name) else '.png'
 
 
 def _batches(files: Sequence[pathlib.Path], size: int, stride: int, batch: int) -> Iterator[list[_Frame]]:
@@ -167,19 +196,20 @@ def encode(image: np.ndarray, suffix: str) -> bytes:
 
 
 def _write(
-    target: pathlib.Path, frame: _Frame, found: evaluation.Predictions, classes: Sequence[str]
+    picture: pathlib.Path, target: pathlib.Path, frame: _Frame, found: evaluation.Predictions, classes: Sequence[str]
 ) -> dict[str, Any]:
     height, width = frame.original.shape[:2]
-    write_bytes(target / frame.path.name, encode(annotate(frame, found, classes), frame.path.suffix))
+    write_bytes(picture, encode(annotate(frame, found, classes), picture.suffix))
     left, top, right, bottom = (found.boxes_xyxy / np.array([width, height, width, height], np.float32)).T
     rows = np.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top, found.scores], axis=1)
     lines = (
         f'{klass} ' + ' '.join(f'{value:.6g}' for value in row) + '\n'
         for klass, row in zip(found.classes.tolist(), rows.tolist(), strict=True)
     )
-    write_text(target / 'labels' / f'{frame.path.stem}.txt', ''.join(lines))
+    write_text(target / 'labels' / f'{picture.stem}.txt', ''.join(lines))
     return {
         'image': str(frame.path),
+        'picture': picture.name,
         'detections': [
             {'class': klass, 'name': classes[klass], 'score': score, 'box_xyxy': box}
             for klass, score, box in zip(

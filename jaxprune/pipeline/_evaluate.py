@@ -66,9 +66,14 @@ def open_batches(
     """
     check_classes(dataset, spec)
     models.check_size(spec, image_size, image_size)
+    check_batch(batch)
+    return data.EvalBatches(dataset, image_size, batch=device_batch(batch), group=batch, stride=spec.max_stride)
+
+
+def check_batch(batch: int) -> None:
+    """Raises `UserError` where there would be no image in a batch."""
     if batch < 1:
         raise UserError(f'batch size {batch}: it must be 1 or more')
-    return data.EvalBatches(dataset, image_size, batch=device_batch(batch), group=batch, stride=spec.max_stride)
 
 
 def check_classes(dataset: data.DetectionDataset, spec: models.ArchSpec) -> None:

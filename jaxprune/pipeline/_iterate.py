@@ -125,6 +125,7 @@ def _choose(run: Run, iteration: int, model: models.Detector, variables: models.
         run.val,
         table,
         cells,
+        ranking=(settings.criterion, settings.seed),
         width=len(set(settings.rates)),
         image_size=settings.image_size,
         batch=_EVALUATION_BATCH,

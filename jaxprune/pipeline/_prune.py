@@ -1,7 +1,7 @@
 """What `prune` and `plan` do, and `jaxprune.prune`."""
 
 import dataclasses
-import pathlib
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -153,26 +153,28 @@ def parse_rates(text: str) -> Rates:
 
 def plan_rows(path: Path) -> list[dict[str, Any]]:
     """A plan file, or what was done to a pruned model, as a table: channels kept per layer, or rates."""
-    file = pathlib.Path(path)
-    plain = checkpoint.load_metadata(file).get('plans', []) if checkpoint.is_model(file) else pruning.read_json(file)
-    if checkpoint.is_model(file):
-        return [dataclasses.asdict(row) for row in _composed(plain).rows()]
-    if isinstance(plain, list) or plain.get('kind') == 'rates':
-        return [{'layer': layer, 'rate': rate} for layer, rate in pruning.rates_from_json(plain).items()]
-    return [dataclasses.asdict(row) for row in Plan.read(file).rows()]
+    if checkpoint.is_model(path):
+        return [dataclasses.asdict(row) for row in _plan_of(path).rows()]
+    plain = pruning.read_json(path)
+    if isinstance(plain, list) or (isinstance(plain, Mapping) and plain.get('kind') == 'rates'):
+        try:
+            return [{'layer': layer, 'rate': rate} for layer, rate in pruning.rates_from_json(plain).items()]
+        except UserError as error:
+            raise UserError(f'{path}: {error}') from error
+    if isinstance(plain, Mapping) and plain and all(isinstance(kept, list) for kept in plain.values()):
+        return [{'layer': layer, 'kept': len(kept), 'keep': kept} for layer, kept in plain.items()]
+    return [dataclasses.asdict(row) for row in Plan.read(path).rows()]
 
 
 def plan_diff(first: Path, second: Path) -> list[dict[str, Any]]:
     """Layers that two plans (or pruned models) treat differently."""
-    plans = [
-        _composed(checkpoint.load_metadata(path).get('plans', [])) if checkpoint.is_model(path) else Plan.read(path)
-        for path in (first, second)
-    ]
-    return [dataclasses.asdict(difference) for difference in plans[0].diff(plans[1])]
+    before, after = (_plan_of(path) for path in (first, second))
+    return [dataclasses.asdict(difference) for difference in before.diff(after)]
 
 
-def _composed(plans: list[Any]) -> Plan:
-    whole = Plan()
-    for plain in plans:
-        whole = whole.then(Plan.from_json(plain))
-    return whole
+def _plan_of(path: Path) -> Plan:
+    """A plan file, or everything that was ever removed from a model."""
+    if not checkpoint.is_model(path):
+        return Plan.read(path)
+    plans = checkpoint.load_metadata(path).get('plans', [])
+    return functools.reduce(Plan.then, map(Plan.from_json, plans), Plan())

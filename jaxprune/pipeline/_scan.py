@@ -44,6 +44,7 @@ def scan(
         dataset,
         output,
         plans,
+        ranking=(criterion, seed),
         width=len(set(rates)),
         image_size=image_size,
         batch=batch,
@@ -106,15 +107,20 @@ def scan_model(
     output: Path,
     plans: Plans,
     *,
+    ranking: tuple[str, int],
     width: int,
     image_size: int,
     batch: int,
     settings: NmsSettings = ORIGINAL,
 ) -> list[dict[str, Any]]:
-    """`scan` of a model at hand; `width` candidates go through the network together."""
+    """`scan` of a model at hand; `width` candidates go through the network together.
+
+    `ranking` is the criterion and the seed that made the plans: a table measured with others is not gone on with.
+    """
     batches = _evaluate.open_batches(dataset, model.spec, image_size, batch)
+    ranked = ranking if ranking[0] == 'random' else ranking[:1]
     key = _evaluate.digest(
-        repr(model.spec), variables, image_size, batch, repr(settings), *_evaluate.dataset_digest(dataset)
+        repr(model.spec), variables, image_size, batch, repr(settings), *ranked, *_evaluate.dataset_digest(dataset)
     )
     labels = _evaluate.targets(dataset, image_size)
 
@@ -186,7 +192,7 @@ def select(
     """Chooses layers and rates from a scan; with `output`, writes them as a plan of rates.
 
     Raises:
-      UserError: where the table is missing, has no row of the unpruned model, or nothing can be chosen.
+      UserError: where the table is missing or not a table, or has no row of the unpruned model.
     """
     choices = choose(
         sensitivity.read_rows(table),
@@ -206,4 +212,7 @@ def choose(rows: Sequence[dict[str, Any]], name: str, **options: Any) -> list[pr
     baseline = next((row for row in rows if row['layer'] is None), None)
     if baseline is None:
         raise UserError(f'{name}: has no row of the unpruned model (layer null); finish the scan first')
-    return pruning.select_layers(baseline, [row for row in rows if row['layer'] is not None], **options)
+    try:
+        return pruning.select_layers(baseline, [row for row in rows if row['layer'] is not None], **options)
+    except TypeError as error:
+        raise UserError(f'{name}: has a row with something else than numbers ({error}); scan again') from error

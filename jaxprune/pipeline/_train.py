@@ -129,6 +129,7 @@ def train(
     model, variables = checkpoint.load(path)
     learn, check = (data.load_dataset(str(data_file), split) for split in ('train', 'val'))
     target = pathlib.Path(output)
+    checkpoint.check_output(target)
     state = target.with_name(f'{target.name}.training')
     tuned = tune(model, variables, learn, state, epochs=epochs, image_size=image_size, **options)
     checkpoint.save(model, tuned, target, metadata=checkpoint.load_metadata(path))

@@ -1,14 +1,17 @@
 """The result table of a scan: JSON, a row per line, appended and flushed as rows are measured."""
 
+import contextlib
 import json
 import os
 import pathlib
 from typing import Any
 
+from jaxprune import files
 from jaxprune.errors import UserError
 
 Key = tuple[int | None, float]
 _SETTINGS = 'settings'
+_START = '{"layer": '
 
 
 class Table:
@@ -31,9 +34,8 @@ class Table:
                 f'{self._path}: was measured with another model, data set or options; name another file or remove it'
             )
         self.rows = {(row['layer'], row['rate']): row for row in rows}
+        self._rewrite(rows)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._rewrite(rows)
             self._file = self._path.open('a', encoding='utf-8')
         except OSError as error:
             raise UserError(f'{self._path}: cannot be written ({error.strerror}); name another file') from error
@@ -53,16 +55,15 @@ class Table:
             ) from error
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file; a row that could not be written has been reported by then."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         text = ''.join(json.dumps(row) + '\n' for row in rows)
         if self._path.exists() and self._path.read_text(encoding='utf-8') == text:
             return
-        temporary = self._path.with_name(f'.{self._path.name}.{os.getpid()}')
-        temporary.write_text(text, encoding='utf-8')
-        os.replace(temporary, self._path)
+        files.write_text(self._path, text)
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -85,12 +86,22 @@ def _parse(file: pathlib.Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            rows.append({**row, 'layer': row['layer'], 'rate': row['rate']})
+            rows.append(_row(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines) and not line.endswith('\n'):
+            if number == len(lines) and _is_cut_off(line):
                 break
             raise UserError(
                 f'{file}, line {number}: not a row of a scan ({error}); remove the line or the file'
             ) from error
     return rows
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(row['layer'], int | None) or not isinstance(row['rate'], int | float):
+        raise TypeError(f'layer {row["layer"]!r} or rate {row["rate"]!r} is not a number')
+    return row
+
+
+def _is_cut_off(line: str) -> bool:
+    """Whether a line is the beginning of a row, and not something else that the user keeps in the file."""
+    return not line.endswith('\n') and (line.startswith(_START) or _START.startswith(line))

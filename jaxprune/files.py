@@ -1,6 +1,7 @@
 """Files and directories that appear whole or not at all."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -64,6 +65,23 @@ def atomic_directory(path: Path) -> Iterator[pathlib.Path]:
         raise UserError(f'{final}: cannot be written ({error.strerror or error}); nothing was changed') from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raises `UserError` where the disk that holds `path`, an existing directory, has fewer bytes left than needed."""
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise UserError(f'{path}: {needed:,} bytes are needed, but only {free:,} are left on the disk; make room')
+
+
+def digest(directory: Path) -> str:
+    """A short digest of all files in a directory, their names and contents; hidden ones do not count."""
+    root, state = pathlib.Path(directory), hashlib.sha256()
+    for file in sorted(path for path in root.rglob('*') if path.is_file() and path.name[0] != '.'):
+        state.update(file.relative_to(root).as_posix().encode() + b'\0')
+        with file.open('rb') as content:
+            state.update(hashlib.file_digest(content, 'sha256').digest())
+    return state.hexdigest()[:32]
 
 
 def _swap(work: pathlib.Path, final: pathlib.Path) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import trees
+from jaxprune import files, trees
 from jaxprune.errors import UserError
-from jaxprune.files import atomic_directory, write_json
 from jaxprune.models import ArchSpec, Detector, Variables, shapes
 
 _SPEC = 'spec.json'
@@ -43,9 +42,11 @@ def save(
     lines = trees.diff(shapes(model.spec), variables)
     if lines:
         raise UserError(f'{final}: the variables do not fit the spec: {"; ".join(lines[:5])}')
-    with atomic_directory(final) as work:
+    with files.atomic_directory(final) as work:
+        files.check_space(final.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(variables)))
         _write(variables, work / _VARIABLES)
-        write_json(work / _SPEC, {'spec': model.spec.to_json(), 'metadata': dict(metadata or {})})
+        plain = {'spec': model.spec.to_json(), 'metadata': dict(metadata or {})}
+        files.write_json(work / _SPEC, {**plain, 'digest': files.digest(work / _VARIABLES)})
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
@@ -84,20 +85,32 @@ def load(path: str | os.PathLike[str]) -> tuple[Detector, Variables]:
     import orbax.checkpoint as ocp
 
     directory = pathlib.Path(path)
-    spec = ArchSpec.from_json(_read(directory)['spec'])
-    expected = shapes(spec)
+    plain = _read(directory)
+    spec, expected = _build(directory / _SPEC, plain['spec'])
+    if plain['digest'] not in (None, files.digest(directory / _VARIABLES)):
+        raise UserError(f'{directory / _VARIABLES}: was cut off or changed after it was written; write the model again')
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), expected)
             restore = ocp.args.PyTreeRestore(item=expected, restore_args=as_numpy)
             variables = checkpointer.restore((directory / _VARIABLES).absolute(), args=restore)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = str(error).partition('\n')[0][:200]
         raise UserError(f'{directory / _VARIABLES}: cannot be read ({reason}); write the model again') from error
     lines = trees.diff(expected, variables)
     if lines:
         raise UserError(f'{directory}: variables do not fit the spec: {"; ".join(lines[:5])}')
     return Detector(spec), jax.tree.map(jax.numpy.asarray, variables)
+
+
+def _build(file: pathlib.Path, plain: Any) -> tuple[ArchSpec, Variables]:
+    """The spec, and the shapes of its variables."""
+    try:
+        spec = ArchSpec.from_json(plain)
+        return spec, shapes(spec)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = str(error).partition('\n')[0][:200]
+        raise UserError(f'{file}: describes no model that can be built ({reason}); write the model again') from error
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -113,6 +126,10 @@ def _read(directory: pathlib.Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(file.read_text())
-        return {'spec': content['spec'], 'metadata': content['metadata']}
+        return {
+            'spec': dict(content['spec']),
+            'metadata': dict(content['metadata']),
+            'digest': content.get('digest'),  # directories of earlier versions have none
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{file}: not a readable spec ({error}); write the model again') from error

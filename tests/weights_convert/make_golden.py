@@ -241,6 +241,7 @@ def main():
         'views': awkward(copy.deepcopy(model).bfloat16()),
         'fused': fused(copy.deepcopy(model)),
     }
+    torch.serialization.get_source_lines_and_file = lambda cls: (['(source)'], 1, f'{cls.__name__}.py')
     FOLDER.mkdir(parents=True, exist_ok=True)
     results = {'image': image.numpy()}
     wrong = {'model': nn.Linear(2, 2)}

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,22 +51,18 @@ def save(
 def check_output(path: str | os.PathLike[str]) -> None:
     """Raises `UserError` where something that is not a model stands at `path`: `save` would refuse to replace it."""
     final = pathlib.Path(path)
+    file = next((parent for parent in final.parents if parent.exists() and not parent.is_dir()), None)
+    if file is not None:
+        raise UserError(f'{final}: {file} is a file, not a directory; choose another output directory')
     if final.exists() and not is_model(final) and (not final.is_dir() or any(final.iterdir())):
         raise UserError(f'{final}: exists and is not a model directory; choose another output directory')
 
 
 def _write(variables: Variables, directory: pathlib.Path) -> None:
-    """Writes variables by orbax, whose storage reports a full disk as a `ValueError`."""
     import orbax.checkpoint as ocp
 
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(directory.absolute(), jax.tree.map(np.asarray, dict(variables)))
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(directory)) from error
+    with files.disk_errors(directory), ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(directory.absolute(), jax.tree.map(np.asarray, dict(variables)))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Detector, Variables]:

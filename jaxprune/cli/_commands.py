@@ -4,74 +4,16 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from jaxprune.cli import _arguments as arguments
 from jaxprune.cli import _print
-from jaxprune.errors import UserError
 
 Add = Callable[..., argparse.ArgumentParser]
-_CRITERIA = ('l2', 'l1', 'l2-largest', 'l1-largest', 'bn', 'bn-l1', 'random')
-_FORMS = ('training', 'deploy', 'fused')
 
 
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str) -> Any:
     parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + '.')
     parser.set_defaults(run=run)
     return parser
-
-
-def _output(parser: Any, text: str, *, required: bool = True) -> None:
-    parser.add_argument('-o', '--output', required=required, metavar='PATH', help=text)
-
-
-def _device(parser: Any) -> None:
-    parser.add_argument('--device', metavar='NAME', help='cpu, gpu, tpu, or one of several as in gpu:1')
-
-
-def _image_size(parser: Any, default: int = 640) -> None:
-    parser.add_argument('--img', type=int, default=default, metavar='SIZE', help=f'image size in pixels ({default})')
-
-
-def _image_sides(parser: Any) -> None:
-    parser.add_argument(
-        '--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)'
-    )
-
-
-def _size(sides: list[int]) -> int | tuple[int, int]:
-    match sides:
-        case [side]:
-            return side
-        case [height, width]:
-            return height, width
-    raise UserError(f'--img {" ".join(map(str, sides))}: give one number, or height and width')
-
-
-def _data(parser: Any, *, split: bool = True) -> None:
-    parser.add_argument('--data', required=True, metavar='DATA.yaml', help='data set in YOLO or COCO layout')
-    if split:
-        parser.add_argument('--split', default='val', help='train, val or test (val)')
-
-
-def _evaluation(parser: Any, *, conf: float = 0.001, iou: float = 0.65) -> None:
-    parser.add_argument('--batch', type=int, default=32, metavar='N', help='images per rectangular batch (32)')
-    parser.add_argument('--conf', type=float, default=conf, help=f'lowest confidence ({conf})')
-    parser.add_argument('--iou', type=float, default=iou, help=f'IoU above which a box is suppressed ({iou})')
-    _device(parser)
-
-
-def _criterion(parser: Any) -> None:
-    parser.add_argument('--criterion', default='l2', choices=_CRITERIA, help='what makes a filter unimportant (l2)')
-    parser.add_argument('--seed', type=int, default=0, help='of criterion random (0)')
-    parser.add_argument(
-        '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole'
-    )
-    parser.add_argument('--min-channels', type=int, metavar='N', help='filters that every layer keeps at least')
-    parser.add_argument(
-        '--round-to', type=int, metavar='N', help='round the number of kept filters up to a multiple of N'
-    )
-
-
-def _json(parser: Any) -> None:
-    parser.add_argument('--json', action='store_true', help='print one JSON object')
 
 
 def new(commands: Any) -> None:
@@ -95,11 +37,11 @@ def new(commands: Any) -> None:
 
     parser = _command(commands, 'new', run, 'make a model with random weights')
     parser.add_argument('architecture', help='yolov7 or yolov7-tiny')
-    parser.add_argument('--form', default='training', choices=_FORMS, help='(training)')
+    parser.add_argument('--form', default='training', choices=arguments.FORMS, help='(training)')
     parser.add_argument('--classes', nargs='+', default=['80'], help='how many, or their names (80)')
     parser.add_argument('--width', type=float, default=1.0, metavar='FACTOR', help='scales every channel count (1)')
     parser.add_argument('--seed', type=int, default=0, help='of the weights (0)')
-    _output(parser, 'model directory to write')
+    arguments.output(parser, 'model directory to write')
 
 
 def convert(commands: Any) -> None:
@@ -112,9 +54,9 @@ def convert(commands: Any) -> None:
 
     parser = _command(commands, 'convert', run, 'convert a PyTorch YOLOv7 checkpoint, or a model to another form')
     parser.add_argument('source', metavar='FILE.pt|MODEL', help='checkpoint or model directory')
-    parser.add_argument('--form', choices=_FORMS, help='form of the result (as it is)')
+    parser.add_argument('--form', choices=arguments.FORMS, help='form of the result (as it is)')
     parser.add_argument('--name', help='name of the architecture (the file name)')
-    _output(parser, 'model directory to write')
+    arguments.output(parser, 'model directory to write')
 
 
 def info(commands: Any) -> None:
@@ -123,12 +65,12 @@ def info(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from jaxprune import pipeline
 
-        _print.info(pipeline.info(options.model, image_size=_size(options.img)), as_json=options.json)
+        _print.info(pipeline.info(options.model, image_size=arguments.size(options.img)), as_json=options.json)
 
     parser = _command(commands, 'info', run, 'count parameters and GFLOPs, in all and per layer')
     parser.add_argument('model', metavar='MODEL', help='model directory')
-    _image_sides(parser)
-    _json(parser)
+    arguments.image_sides(parser)
+    arguments.json(parser)
 
 
 def graph(commands: Any) -> None:
@@ -141,8 +83,8 @@ def graph(commands: Any) -> None:
 
     parser = _command(commands, 'graph', run, 'show which layer reads which channels of which')
     parser.add_argument('model', metavar='MODEL', help='model directory')
-    _output(parser, 'SVG drawing to write', required=False)
-    _json(parser)
+    arguments.output(parser, 'SVG drawing to write', required=False)
+    arguments.json(parser)
 
 
 def prune(commands: Any) -> None:
@@ -171,9 +113,9 @@ def prune(commands: Any) -> None:
     what.add_argument('--layers', metavar='LAYER:RATE,...', help='rates by layer index or name, as in 8:0.5,18:0.5')
     what.add_argument('--rate', type=float, help='one rate for every layer that can be pruned')
     what.add_argument('--plan', metavar='FILE', help='rates or kept filters from a JSON file')
-    _criterion(parser)
-    _output(parser, 'model directory to write')
-    _json(parser)
+    arguments.criterion(parser)
+    arguments.output(parser, 'model directory to write')
+    arguments.json(parser)
 
 
 def plan(commands: Any) -> None:
@@ -196,7 +138,7 @@ def plan(commands: Any) -> None:
         action.add_argument('plan', metavar='PLAN', help='plan file, or a model that was pruned')
         if name == 'diff':
             action.add_argument('other', metavar='OTHER', help='the plan to compare with')
-        _json(action)
+        arguments.json(action)
 
 
 def detect(commands: Any) -> None:
@@ -224,9 +166,9 @@ def detect(commands: Any) -> None:
     parser.add_argument('--source', required=True, nargs='+', metavar='IMAGES', help='images, or folders of images')
     parser.add_argument('--classes', type=int, nargs='+', metavar='INDEX', help='only these classes')
     parser.add_argument('--agnostic', action='store_true', help='suppress boxes across classes')
-    _image_size(parser)
-    _evaluation(parser, conf=0.25, iou=0.45)
-    _output(parser, 'directory for annotated pictures, labels/*.txt and detections.json')
+    arguments.image_size(parser)
+    arguments.evaluation(parser, conf=0.25, iou=0.45)
+    arguments.output(parser, 'directory for annotated pictures, labels/*.txt and detections.json')
 
 
 def val(commands: Any) -> None:
@@ -248,10 +190,10 @@ def val(commands: Any) -> None:
 
     parser = _command(commands, 'val', run, 'measure P, R and mAP on a data set')
     parser.add_argument('model', metavar='MODEL', help='model directory')
-    _data(parser)
-    _image_size(parser)
-    _evaluation(parser)
-    _json(parser)
+    arguments.data(parser)
+    arguments.image_size(parser)
+    arguments.evaluation(parser)
+    arguments.json(parser)
 
 
 def scan(commands: Any) -> None:
@@ -278,24 +220,17 @@ def scan(commands: Any) -> None:
 
     parser = _command(commands, 'scan', run, 'measure what pruning each layer alone would cost')
     parser.add_argument('model', metavar='MODEL', help='model directory')
-    _data(parser)
+    arguments.data(parser)
     parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
     parser.add_argument('--layers', nargs='+', metavar='LAYER', help='only these layers (index or name)')
     parser.add_argument(
         '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to leave out'
     )
-    parser.add_argument('--criterion', default='l2', choices=_CRITERIA, help='(l2)')
+    parser.add_argument('--criterion', default='l2', choices=arguments.CRITERIA, help='(l2)')
     parser.add_argument('--seed', type=int, default=0, help='of criterion random (0)')
-    _image_size(parser)
-    _evaluation(parser)
-    _output(parser, 'table to write or to go on with, a row per line')
-
-
-def _selection(parser: Any) -> None:
-    parser.add_argument('--params-layers', type=int, default=6, metavar='K', help='layers chosen for parameters (6)')
-    parser.add_argument('--flops-layers', type=int, default=5, metavar='K', help='layers chosen for FLOPs (5)')
-    parser.add_argument('--map-power', type=float, default=20, metavar='P', help='power of the mAP in the score (20)')
-    parser.add_argument('--rule', default='published', choices=('published', 'top'), help='(published)')
+    arguments.image_size(parser)
+    arguments.evaluation(parser)
+    arguments.output(parser, 'table to write or to go on with, a row per line')
 
 
 def select(commands: Any) -> None:
@@ -316,9 +251,9 @@ def select(commands: Any) -> None:
 
     parser = _command(commands, 'select', run, 'choose layers and rates from a scan')
     parser.add_argument('scan', metavar='SCAN.jsonl', help='table that "jaxprune scan" wrote')
-    _selection(parser)
-    _output(parser, 'plan to write', required=False)
-    _json(parser)
+    arguments.selection(parser)
+    arguments.output(parser, 'plan to write', required=False)
+    arguments.json(parser)
 
 
 def train(commands: Any) -> None:
@@ -343,21 +278,14 @@ def train(commands: Any) -> None:
 
     parser = _command(commands, 'train', run, 'train or fine-tune a model; goes on where it stopped')
     parser.add_argument('model', metavar='MODEL', help='model directory to start from')
-    _data(parser, split=False)
+    arguments.data(parser, split=False)
     parser.add_argument('--epochs', type=int, required=True, metavar='N')
-    _tuning(parser)
-    _image_size(parser)
-    _device(parser)
+    arguments.tuning(parser)
+    arguments.image_size(parser)
+    arguments.device(parser)
     parser.add_argument('--seed', type=int, default=0, help='of augmentation and order (0)')
-    _output(parser, 'model directory to write; training goes on from what is beside it')
-    _json(parser)
-
-
-def _tuning(parser: Any) -> None:
-    parser.add_argument('--recipe', default='finetune', help='name in configs/train, or a file (finetune)')
-    parser.add_argument('--batch', type=int, default=16, metavar='N', help='images per step (16)')
-    parser.add_argument('--optimizer', choices=('sgd', 'adam'), help='(as in the recipe)')
-    parser.add_argument('--lr', type=float, help='initial learning rate (as in the recipe)')
+    arguments.output(parser, 'model directory to write; training goes on from what is beside it')
+    arguments.json(parser)
 
 
 def export(commands: Any) -> None:
@@ -369,7 +297,7 @@ def export(commands: Any) -> None:
         result = pipeline.export_model(
             options.model,
             options.output,
-            image_size=_size(options.img),
+            image_size=arguments.size(options.img),
             batch=options.batch or None,
             decoded=options.decoded,
             opset=options.opset,
@@ -379,12 +307,12 @@ def export(commands: Any) -> None:
     parser = _command(commands, 'export', run, 'write a model for another runtime')
     parser.add_argument('model', metavar='MODEL', help='model directory')
     parser.add_argument('--format', default='onnx', choices=('onnx',), help='(onnx)')
-    _image_sides(parser)
+    arguments.image_sides(parser)
     parser.add_argument('--batch', type=int, default=1, metavar='N', help='images per run; 0: any number (1)')
     parser.add_argument('--decoded', action='store_true', help='boxes and probabilities in place of raw heads')
     parser.add_argument('--opset', type=int, default=17, help='(17)')
-    _output(parser, 'file to write')
-    _json(parser)
+    arguments.output(parser, 'file to write')
+    arguments.json(parser)
 
 
 def iterate(commands: Any) -> None:
@@ -417,7 +345,7 @@ def iterate(commands: Any) -> None:
         commands, 'iterate', run, 'repeat scan, select, prune, fine-tune and evaluate; goes on where it stopped'
     )
     parser.add_argument('model', metavar='MODEL', help='model directory to start from')
-    _data(parser, split=False)
+    arguments.data(parser, split=False)
     until = parser.add_mutually_exclusive_group(required=True)
     until.add_argument('--iterations', type=int, metavar='N', help='how often')
     until.add_argument(
@@ -427,15 +355,15 @@ def iterate(commands: Any) -> None:
     parser.add_argument(
         '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole'
     )
-    parser.add_argument('--criterion', default='l2', choices=_CRITERIA, help='(l2)')
-    _selection(parser)
+    parser.add_argument('--criterion', default='l2', choices=arguments.CRITERIA, help='(l2)')
+    arguments.selection(parser)
     parser.add_argument('--epochs', type=int, default=20, metavar='N', help='of fine-tuning per iteration (20)')
-    _tuning(parser)
-    _image_size(parser)
-    _device(parser)
+    arguments.tuning(parser)
+    arguments.image_size(parser)
+    arguments.device(parser)
     parser.add_argument('--seed', type=int, default=0, help='(0)')
-    _output(parser, 'run directory, with report.html')
-    _json(parser)
+    arguments.output(parser, 'run directory, with report.html')
+    arguments.json(parser)
 
 
 def demo(commands: Any) -> None:
@@ -448,8 +376,8 @@ def demo(commands: Any) -> None:
 
     parser = _command(commands, 'demo', run, 'prune the small detector that comes with the package, on drawn images')
     parser.add_argument('-o', '--output', default='runs/demo', metavar='PATH', help='run directory (runs/demo)')
-    _device(parser)
-    _json(parser)
+    arguments.device(parser)
+    arguments.json(parser)
 
 
 COMMANDS = (new, convert, info, graph, prune, plan, detect, val, scan, select, train, export, iterate, demo)

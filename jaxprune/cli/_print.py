@@ -31,7 +31,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
     for row in rows:
         drawn.add_row(*map(_cell, row))
     console = Console()
-    console.print(drawn, soft_wrap=not console.is_terminal)
+    if not console.is_terminal:  # in a file nothing is cut off
+        console = Console(width=10_000)
+    console.print(drawn)
 
 
 def _cell(value: Any) -> str:

@@ -58,7 +58,15 @@ def _check(run: Run, model: models.Detector, variables: models.Variables) -> Non
     models.check_size(model.spec, settings.image_size, settings.image_size)
     for dataset in (run.train, run.val):
         _evaluate.check_classes(dataset, model.spec)
-    _train.find_recipe(settings.recipe)
+    _train.choose_recipe(
+        settings.recipe,
+        epochs=max(settings.epochs, 1),
+        batch=settings.batch,
+        image_size=settings.image_size,
+        optimizer=settings.optimizer,
+        learning_rate=settings.learning_rate,
+    )
+    _select(settings, {}, [])
     _scan.plan_cells(
         model, variables, settings.rates, exclude=settings.exclude, criterion=settings.criterion, seed=settings.seed
     )
@@ -78,7 +86,7 @@ def _claim(run: Run, model: models.Detector, variables: models.Variables) -> Non
             raise UserError(
                 f'{run.path}: holds a run with other {", ".join(changed)}; name another directory or remove it'
             )
-    elif run.path.exists() and any(run.path.iterdir()):
+    elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise UserError(f'{run.path}: exists and is not a run; name another directory')
     write_json(file, {**identity, **goal})
 
@@ -130,9 +138,13 @@ def _choose(run: Run, iteration: int, model: models.Detector, variables: models.
         image_size=settings.image_size,
         batch=_EVALUATION_BATCH,
     )
-    return _scan.choose(
-        rows,
-        str(table),
+    return _select(settings, *_scan.baseline_and_cells(rows, str(table)))
+
+
+def _select(settings: IterateSettings, baseline: Json, cells: list[Json]) -> list[pruning.Choice]:
+    return pruning.select_layers(
+        baseline,
+        cells,
         params_layers=settings.params_layers,
         flops_layers=settings.flops_layers,
         map_power=settings.map_power,

@@ -1,5 +1,6 @@
 """From the files of a run to its report."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -16,10 +17,9 @@ _NMS = NmsSettings(conf=0.25, iou=0.45, multi_label=False)
 def write(run: Run, iterations: int) -> pathlib.Path:
     """Writes `report.html` about the start and the first `iterations` iterations; returns its path."""
     start = read(run.file(0, 'metrics.json'))
-    settings = {key: value for key, value in read(run.path / 'settings.json').items() if value is not None}
     summary = report.RunSummary(
         title=f'{checkpoint.load(run.file(0, "model"))[0].spec.name} on {run.val.file.stem}',
-        settings=settings,
+        settings=_settings(run),
         baseline=report.Metrics(
             map50_95=start['map50_95'],
             map50=start['map50'],
@@ -30,6 +30,16 @@ def write(run: Run, iterations: int) -> pathlib.Path:
         pictures=_pictures(run, iterations) if iterations else (),
     )
     return report.write_report(summary, run.path / 'report.html')
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """The settings that were given, in words."""
+    plain = dataclasses.asdict(run.settings)
+    given = {key: value for key, value in plain.items() if value is not None and value != ()}
+    return {
+        key.replace('_', ' '): ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for key, value in given.items()
+    }
 
 
 def _iteration(run: Run, number: int) -> report.IterationSummary:

@@ -51,6 +51,8 @@ class IterateSettings:
             raise UserError(f'share of parameters to keep {self.keep_params}: give a number between 0 and 1')
         if self.epochs < 0:
             raise UserError(f'{self.epochs} epochs: give 0 (no fine-tuning) or more')
+        if self.seed < 0:
+            raise UserError(f'seed {self.seed}: give 0 or more')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,25 +194,26 @@ def select(
     Raises:
       UserError: where the table is missing or not a table, or has no row of the unpruned model.
     """
-    choices = choose(
-        sensitivity.read_rows(table),
-        str(table),
-        params_layers=params_layers,
-        flops_layers=flops_layers,
-        map_power=map_power,
-        rule=rule,
-    )
+    baseline, cells = baseline_and_cells(sensitivity.read_rows(table), str(table))
+    try:
+        choices = pruning.select_layers(
+            baseline,
+            cells,
+            params_layers=params_layers,
+            flops_layers=flops_layers,
+            map_power=map_power,
+            rule=rule,
+        )
+    except TypeError as error:
+        raise UserError(f'{table}: has a row with something else than numbers ({error}); scan again') from error
     if output is not None:
         pruning.write_rates(choices, output)
     return [choice.to_json() for choice in choices]
 
 
-def choose(rows: Sequence[dict[str, Any]], name: str, **options: Any) -> list[pruning.Choice]:
-    """`pruning.select_layers` over the rows of a scan."""
+def baseline_and_cells(rows: Sequence[dict[str, Any]], name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of the unpruned model, and the others."""
     baseline = next((row for row in rows if row['layer'] is None), None)
     if baseline is None:
         raise UserError(f'{name}: has no row of the unpruned model (layer null); finish the scan first')
-    try:
-        return pruning.select_layers(baseline, [row for row in rows if row['layer'] is not None], **options)
-    except TypeError as error:
-        raise UserError(f'{name}: has a row with something else than numbers ({error}); scan again') from error
+    return baseline, [row for row in rows if row['layer'] is not None]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import shutil
 from typing import Any
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jaxprune import checkpoint, data, detection, models, resources, training
 from jaxprune.data.loader import TrainBatches
 from jaxprune.errors import UserError
-from jaxprune.files import Path
+from jaxprune.files import Path, check_space, disk_errors
 from jaxprune.pipeline import _evaluate
 
 
@@ -67,8 +68,42 @@ def tune(
     spec = model.spec
     models.check_size(spec, image_size, image_size)
     _evaluate.check_classes(dataset, spec)
+    if seed < 0:
+        raise UserError(f'seed {seed}: give 0 or more')
+    chosen = choose_recipe(
+        recipe, epochs=epochs, batch=batch, image_size=image_size, optimizer=optimizer, learning_rate=learning_rate
+    )
+    _check_space(pathlib.Path(directory), variables)
+    batches = TrainBatches(dataset, image_size, batch=batch, config=chosen.augment, seed=seed)
+    schedule = training.Schedule(recipe=chosen, batch=batch, steps_per_epoch=len(batches), epochs=epochs)
+    state = training.TrainState.create(jax.tree.map(jnp.asarray, variables), schedule)
+    inputs = _evaluate.digest(repr(spec), variables, *_evaluate.dataset_digest(dataset))
+    with disk_errors(directory):
+        return training.fit(
+            state,
+            training.make_step(_objective(model, chosen, image_size), schedule),
+            batches,
+            schedule,
+            directory=directory,
+            settings=json.loads(json.dumps({**dataclasses.asdict(chosen), 'seed': seed, 'inputs': inputs})),
+            console=_console(),
+        ).variables
+
+
+def choose_recipe(
+    name: Path,
+    *,
+    epochs: int,
+    batch: int,
+    image_size: int,
+    optimizer: str | None,
+    learning_rate: float | None,
+) -> training.Recipe:
+    """`find_recipe` with what a user wants otherwise; None leaves it as the recipe says."""
     if epochs < 1:
         raise UserError(f'{epochs} epochs: give 1 or more')
+    if learning_rate is not None and not math.isfinite(learning_rate):
+        raise UserError(f'learning rate {learning_rate}: give a positive number')
     changes: dict[str, Any] = {
         'epochs': epochs,
         'batch': batch,
@@ -76,22 +111,13 @@ def tune(
         'optimizer': optimizer,
         'lr0': learning_rate,
     }
-    chosen = dataclasses.replace(
-        find_recipe(recipe), **{key: value for key, value in changes.items() if value is not None}
-    )
-    batches = TrainBatches(dataset, image_size, batch=batch, config=chosen.augment, seed=seed)
-    schedule = training.Schedule(recipe=chosen, batch=batch, steps_per_epoch=len(batches), epochs=epochs)
-    state = training.TrainState.create(jax.tree.map(jnp.asarray, variables), schedule)
-    inputs = _evaluate.digest(repr(spec), variables, *_evaluate.dataset_digest(dataset))
-    return training.fit(
-        state,
-        training.make_step(_objective(model, chosen, image_size), schedule),
-        batches,
-        schedule,
-        directory=directory,
-        settings=json.loads(json.dumps({**dataclasses.asdict(chosen), 'seed': seed, 'inputs': inputs})),
-        console=_console(),
-    ).variables
+    return dataclasses.replace(find_recipe(name), **{key: value for key, value in changes.items() if value is not None})
+
+
+def _check_space(directory: pathlib.Path, variables: models.Variables) -> None:
+    """Finds a full disk before the first epoch: the state is weights, their mean, and up to two moments of each."""
+    existing = next(parent for parent in directory.absolute().parents if parent.is_dir())
+    check_space(existing, 4 * sum(leaf.nbytes for leaf in jax.tree.leaves(variables)))
 
 
 def _objective(model: models.Detector, recipe: training.Recipe, image_size: int) -> Any:

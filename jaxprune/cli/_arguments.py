@@ -1,0 +1,89 @@
+"""Arguments that several commands share."""
+
+from typing import Any
+
+from jaxprune.errors import UserError
+
+CRITERIA = ('l2', 'l1', 'l2-largest', 'l1-largest', 'bn', 'bn-l1', 'random')
+FORMS = ('training', 'deploy', 'fused')
+
+
+def output(parser: Any, text: str, *, required: bool = True) -> None:
+    """The result's path."""
+    parser.add_argument('-o', '--output', required=required, metavar='PATH', help=text)
+
+
+def device(parser: Any) -> None:
+    """Where to compute."""
+    parser.add_argument('--device', metavar='NAME', help='cpu, gpu, tpu, or one of several as in gpu:1')
+
+
+def image_size(parser: Any, default: int = 640) -> None:
+    """Side of square images."""
+    parser.add_argument('--img', type=int, default=default, metavar='SIZE', help=f'image size in pixels ({default})')
+
+
+def image_sides(parser: Any) -> None:
+    """Side, or height and width."""
+    parser.add_argument(
+        '--img', type=int, nargs='+', default=[640], metavar='SIZE', help='size, or height and width (640)'
+    )
+
+
+def size(sides: list[int]) -> int | tuple[int, int]:
+    """What `image_sides` was given, as one number or a pair."""
+    match sides:
+        case [side]:
+            return side
+        case [height, width]:
+            return height, width
+    raise UserError(f'--img {" ".join(map(str, sides))}: give one number, or height and width')
+
+
+def data(parser: Any, *, split: bool = True) -> None:
+    """The data set."""
+    parser.add_argument('--data', required=True, metavar='DATA.yaml', help='data set in YOLO or COCO layout')
+    if split:
+        parser.add_argument('--split', default='val', help='train, val or test (val)')
+
+
+def evaluation(parser: Any, *, conf: float = 0.001, iou: float = 0.65) -> None:
+    """How detections are made."""
+    parser.add_argument('--batch', type=int, default=32, metavar='N', help='images per rectangular batch (32)')
+    parser.add_argument('--conf', type=float, default=conf, help=f'lowest confidence ({conf})')
+    parser.add_argument('--iou', type=float, default=iou, help=f'IoU above which a box is suppressed ({iou})')
+    device(parser)
+
+
+def criterion(parser: Any) -> None:
+    """What goes first, and how much stays."""
+    parser.add_argument('--criterion', default='l2', choices=CRITERIA, help='what makes a filter unimportant (l2)')
+    parser.add_argument('--seed', type=int, default=0, help='of criterion random (0)')
+    parser.add_argument(
+        '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole'
+    )
+    parser.add_argument('--min-channels', type=int, metavar='N', help='filters that every layer keeps at least')
+    parser.add_argument(
+        '--round-to', type=int, metavar='N', help='round the number of kept filters up to a multiple of N'
+    )
+
+
+def json(parser: Any) -> None:
+    """Output for programs."""
+    parser.add_argument('--json', action='store_true', help='print one JSON object')
+
+
+def selection(parser: Any) -> None:
+    """How layers are chosen from a scan."""
+    parser.add_argument('--params-layers', type=int, default=6, metavar='K', help='layers chosen for parameters (6)')
+    parser.add_argument('--flops-layers', type=int, default=5, metavar='K', help='layers chosen for FLOPs (5)')
+    parser.add_argument('--map-power', type=float, default=20, metavar='P', help='power of the mAP in the score (20)')
+    parser.add_argument('--rule', default='published', choices=('published', 'top'), help='(published)')
+
+
+def tuning(parser: Any) -> None:
+    """How a model is trained."""
+    parser.add_argument('--recipe', default='finetune', help='name in configs/train, or a file (finetune)')
+    parser.add_argument('--batch', type=int, default=16, metavar='N', help='images per step (16)')
+    parser.add_argument('--optimizer', choices=('sgd', 'adam'), help='(as in the recipe)')
+    parser.add_argument('--lr', type=float, help='initial learning rate (as in the recipe)')

@@ -1,0 +1,9 @@
+"""What the command line offers is what the library has (it is written down twice so that `--help` need not wait for JAX)."""
+
+from jaxprune import models, pruning
+from jaxprune.cli import _arguments
+
+
+def test_choices_are_those_of_the_library():
+    assert sorted(_arguments.CRITERIA) == sorted(pruning.CRITERIA)
+    assert _arguments.FORMS == models.FORMS

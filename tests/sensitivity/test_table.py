@@ -1,0 +1,69 @@
+"""The table of a scan: rows that a kill cut off, tables of other runs, and files that are none."""
+
+import json
+
+import pytest
+
+from jaxprune.errors import UserError
+from jaxprune.sensitivity import Table, read_rows
+
+
+def written(path, rows):
+    table = Table(path, 'settings')
+    for row in rows:
+        table.append(row)
+    table.close()
+
+
+ROWS = [{'layer': None, 'rate': 0, 'map50_95': 0.5}, {'layer': 3, 'rate': 0.25, 'map50_95': 0.4}]
+
+
+@pytest.mark.parametrize('length', [1, 5, 20, -2])
+def test_a_row_that_was_cut_off_is_measured_again(tmp_path, length):
+    path = tmp_path / 'new' / 'scan.jsonl'
+    written(path, ROWS)
+    whole = path.read_text()
+    start = whole.index('\n') + 1
+    path.write_text(whole[: start + length] if length > 0 else whole[:length])
+    table = Table(path, 'settings')
+    assert (None, 0) in table and (3, 0.25) not in table
+    table.append(ROWS[1])
+    table.close()
+    assert path.read_text() == whole
+    assert read_rows(path) == ROWS
+
+
+def test_rows_of_other_settings_are_refused(tmp_path):
+    written(tmp_path / 'scan.jsonl', ROWS)
+    with pytest.raises(UserError, match='another model, data set or options'):
+        Table(tmp_path / 'scan.jsonl', 'others')
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'x',  # one line without an end is not a row that was cut off
+        'notes\n',
+        '{"layer": "3", "rate": 0.5}\n',
+        '{"layer": 3, "rate": null}\n',
+        '{"layer": 3}\n',
+        '[]\n',
+    ],
+)
+def test_files_that_are_no_tables_are_left_alone(tmp_path, text):
+    path = tmp_path / 'notes.txt'
+    path.write_text(text)
+    for use in (lambda: Table(path, 'settings'), lambda: read_rows(path)):
+        with pytest.raises(UserError, match=r'notes\.txt, line 1'):
+            use()
+    assert path.read_text() == text
+
+
+def test_a_full_disk_is_reported_once(tmp_path):
+    table = Table(tmp_path / 'scan.jsonl', 'settings')
+    table._file.close()
+    table._file = open('/dev/full', 'w')
+    with pytest.raises(UserError, match='No space left'):
+        table.append(ROWS[0])
+    table.close()
+    assert json.dumps(read_rows(tmp_path / 'scan.jsonl')) == '[]'

@@ -1,6 +1,7 @@
 """From the arguments to an exit code: 0, 2 for a user's mistake (one line on standard error), 130 when interrupted."""
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
@@ -19,7 +20,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits."""
+    """Runs one command, the process's own where no arguments are given; raises `SystemExit` where it fails."""
+    try:
+        _run(arguments)
+    except SystemExit as stop:
+        if arguments is None and isinstance(stop.code, int) and stop.code:
+            _leave(stop.code)
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once: the device may still compute, and crashes when the interpreter goes away under it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     parser = _Parser(prog='jaxprune', description='YOLOv7 in JAX, and structured filter pruning.')
     commands = parser.add_subparsers(metavar='COMMAND', required=True, parser_class=_Parser)
     for command in _commands.COMMANDS:

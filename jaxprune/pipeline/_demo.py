@@ -10,12 +10,12 @@ from jaxprune.pipeline._run import IterateSettings, Json
 
 SETTINGS = IterateSettings(
     iterations=2,
-    params_layers=16,
-    flops_layers=8,
-    map_power=8,
-    epochs=16,
+    params_layers=5,
+    flops_layers=2,
+    map_power=40,
+    epochs=8,
     recipe='shapes',
-    learning_rate=0.0015,
+    learning_rate=0.001,
     image_size=128,
 )
 

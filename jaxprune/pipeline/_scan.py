@@ -67,10 +67,11 @@ def plan_cells(
 ) -> Plans:
     """(layer, rate) -> plan: the unpruned model, then every layer that can be pruned at every rate.
 
-    Layers that can only be pruned together stand once, under the lowest index.
+    Layers that can only be pruned together stand once, under the lowest index. Cells that would leave no filter are
+    left out: narrow layers have none at high rates.
 
     Raises:
-      UserError: for a layer that does not exist or is a head, and a rate out of range or one that leaves no filter.
+      UserError: for a layer that does not exist or is a head, and for rates out of range.
     """
     connections = models.connectivity(model.spec)
     names = aliases(model.spec)
@@ -82,13 +83,18 @@ def plan_cells(
         uniform = {index: rate for index, rate in uniform.items() if index in lowest}
     if not uniform or not rates:
         raise UserError('no layer or no rate is left to scan; name fewer patterns to exclude')
-    if min(rates) <= 0:
-        raise UserError(f'rate {min(rates)}: a scan needs rates above 0 and below 1')
+    wrong = [rate for rate in rates if not 0 < rate < 1]
+    if wrong:
+        raise UserError(f'rate {wrong[0]} is out of range: a scan needs rates above 0 and below 1')
     ranking: dict[str, Any] = {'criterion': criterion, 'seed': seed}
     cells: Plans = {(None, 0): pruning.Plan()}
     for index in sorted(int(index) for index in uniform):
+        channels = connections.group_of(connections.layers[index].name).channels
         for rate in dict.fromkeys(rates):
-            cells[index, rate] = pruning.plan_rates(connections, variables, {index: rate}, **ranking)
+            if pruning.removed_filters(channels, rate) < channels:
+                cells[index, rate] = pruning.plan_rates(connections, variables, {index: rate}, **ranking)
+    if len(cells) == 1:
+        raise UserError(f'rates {", ".join(map(str, rates))} leave no filter of any layer: give lower ones')
     return cells
 
 

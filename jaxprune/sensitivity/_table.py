@@ -33,7 +33,7 @@ class Table:
             raise UserError(
                 f'{self._path}: was measured with another model, data set or options; name another file or remove it'
             )
-        self.rows = {(row['layer'], row['rate']): row for row in rows}
+        self.rows = {(row['layer'], row['rate']): _without_settings(row) for row in rows}
         self._rewrite(rows)
         try:
             self._file = self._path.open('a', encoding='utf-8')
@@ -75,7 +75,11 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     file = pathlib.Path(path)
     if not file.is_file():
         raise UserError(f'{file}: no such file; make it with "jaxprune scan"')
-    return [{key: value for key, value in row.items() if key != _SETTINGS} for row in _parse(file)]
+    return [_without_settings(row) for row in _parse(file)]
+
+
+def _without_settings(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != _SETTINGS}
 
 
 def _parse(file: pathlib.Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the command line offers is what the library has (it is written down twice so that `--help` need not wait for JAX)."""
+"""The command line offers what the library has; it is written down twice so that `--help` need not wait for JAX."""
 
 from jaxprune import models, pruning
 from jaxprune.cli import _arguments

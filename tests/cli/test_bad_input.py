@@ -146,3 +146,40 @@ def test_truncated_model_directory(capsys, tmp_path, model):
     shutil.copy(model / 'spec.json', broken / 'spec.json')
     shutil.rmtree(broken / 'variables')
     fails(capsys, ['info', broken], 'variables')
+
+
+@pytest.mark.parametrize(
+    ('options', 'word'),
+    [
+        (['--seed', '-1'], 'seed -1'),
+        (['--batch', '0'], 'batch 0'),
+        (['--lr', 'nan'], 'nan'),
+        (['--lr', '-1'], '-1'),
+        (['--recipe', 'soup'], 'soup'),
+    ],
+)
+@pytest.mark.parametrize('command', ['train', 'iterate'])
+def test_training_options(capsys, tmp_path, dataset, model, command, options, word):
+    goal = ['--epochs', '1'] if command == 'train' else ['--iterations', '1']
+    run = [command, model, '--data', dataset, '--img', '64', *goal]
+    fails(capsys, [*run, *options, '-o', tmp_path / 'out'], word)
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
+
+
+@pytest.mark.parametrize('command', ['train', 'iterate'])
+def test_outputs_of_training(capsys, tmp_path, dataset, model, command):
+    goal = ['--epochs', '1'] if command == 'train' else ['--iterations', '1']
+    (tmp_path / 'file').write_text('notes')
+    (tmp_path / 'busy').mkdir()
+    (tmp_path / 'busy' / 'thesis.txt').write_text('do not overwrite')
+    for output in ('file', 'file/out', 'busy'):
+        fails(capsys, [command, model, '--data', dataset, '--img', '64', *goal, '-o', tmp_path / output], output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['busy', 'data', 'file']
+    assert [file.name for file in (tmp_path / 'busy').iterdir()] == ['thesis.txt']
+
+
+def test_selection_options_of_iterate(capsys, tmp_path, dataset, model):
+    run = ['iterate', model, '--data', dataset, '--img', '64', '--iterations', '1', '-o', tmp_path / 'out']
+    for options, word in ((['--map-power', '-1'], 'map_power'), (['--params-layers', '-1'], 'params_layers')):
+        fails(capsys, [*run, *options], word)
+    assert not (tmp_path / 'out').exists()

@@ -1,6 +1,7 @@
 """The table of a scan: rows that a kill cut off, tables of other runs, and files that are none."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_files_that_are_no_tables_are_left_alone(tmp_path, text):
 def test_a_full_disk_is_reported_once(tmp_path):
     table = Table(tmp_path / 'scan.jsonl', 'settings')
     table._file.close()
-    table._file = open('/dev/full', 'w')
+    table._file = pathlib.Path('/dev/full').open('w')  # noqa: SIM115
     with pytest.raises(UserError, match='No space left'):
         table.append(ROWS[0])
     table.close()

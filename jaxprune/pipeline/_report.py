@@ -2,15 +2,18 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
-from jaxprune import checkpoint, models, report, sensitivity
+from jaxprune import checkpoint, evaluation, models, report, sensitivity
 from jaxprune.pipeline import _detect
 from jaxprune.pipeline._evaluate import NmsSettings
 from jaxprune.pipeline._run import Run, read
+from jaxprune.report import drawing
 
 PICTURES = 4
+READABLE = 512  # pixels
 _NMS = NmsSettings(conf=0.25, iou=0.45, multi_label=False)
 
 
@@ -86,5 +89,12 @@ def _drawn(
     for file in files:
         frame = _detect.read_frame(file, image_size, model.spec.max_stride)
         (found,) = _detect.run(model, variables, [frame], _NMS, 1)
-        pictures.append(_detect.encode(_detect.annotate(frame, found, model.spec.classes), '.jpg'))
+        pictures.append(_detect.encode(_enlarged(frame.original, found, model.spec.classes), '.jpg'))
     return pictures
+
+
+def _enlarged(image: np.ndarray, found: evaluation.Predictions, classes: Sequence[str]) -> np.ndarray:
+    """The image with its detections; a small one is enlarged first, so that labels do not hide it."""
+    times = max(1, round(READABLE / max(image.shape[:2])))
+    large = image.repeat(times, axis=0).repeat(times, axis=1)
+    return drawing.draw_detections(large, found.boxes_xyxy * times, found.classes, found.scores, names=classes)

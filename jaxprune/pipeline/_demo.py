@@ -14,8 +14,7 @@ SETTINGS = IterateSettings(
     flops_layers=2,
     map_power=40,
     epochs=8,
-    recipe='shapes',
-    learning_rate=0.001,
+    recipe='shapes-finetune',
     image_size=128,
 )
 

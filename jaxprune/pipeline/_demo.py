@@ -10,10 +10,10 @@ from jaxprune.pipeline._run import IterateSettings, Json
 
 SETTINGS = IterateSettings(
     iterations=2,
-    params_layers=5,
+    params_layers=4,
     flops_layers=2,
     map_power=40,
-    epochs=8,
+    epochs=10,
     recipe='shapes-finetune',
     image_size=128,
 )

@@ -70,6 +70,7 @@ class Run:
 
 
 def read(file: pathlib.Path) -> Json:
+    """A result that the run wrote as JSON."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:

@@ -70,11 +70,11 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(start, tmp_path):
     assert '</html>' in report and f'{rows[2]["parameters"]:,}' in report
 
     moments = random.Random(0)
-    for _ in range(3):
+    for _ in range(5):
         process = subprocess.Popen(
             _command(start, tmp_path / 'killed'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(moments.uniform(0.2, 0.6) * seconds)
+        time.sleep(moments.uniform(0.1, 0.5) * seconds)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     last = subprocess.run(_command(start, tmp_path / 'killed'), capture_output=True, text=True, check=False)

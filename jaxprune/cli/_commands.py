@@ -7,8 +7,6 @@ from typing import Any
 from jaxprune.cli import _arguments as arguments
 from jaxprune.cli import _print
 
-Add = Callable[..., argparse.ArgumentParser]
-
 
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str) -> Any:
     parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + '.')

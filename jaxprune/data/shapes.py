@@ -5,14 +5,12 @@ It is there so that the whole method can be tried, and tested, without any downl
 """
 
 import json
-import os
 import pathlib
-import shutil
-import tempfile
 from typing import Any
 
 from jaxprune.data._draw import CLASSES, Picture, draw
 from jaxprune.errors import UserError
+from jaxprune.files import atomic_directory
 
 VERSION = 1
 _SPLITS = ('train', 'val')
@@ -41,13 +39,8 @@ def write_shapes(
     target = pathlib.Path(directory)
     record = {'version': VERSION, 'train': train, 'val': val, 'size': size, 'seed': seed}
     if not _is_drawn(target, record):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f'.{target.name}-'))
-        try:
+        with atomic_directory(target) as work:
             _write_all(work, record)
-            _publish(work, target, record)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     return target / 'shapes.yaml'
 
 
@@ -61,15 +54,6 @@ def _is_drawn(target: pathlib.Path, record: dict[str, int]) -> bool:
             f'{target}: is in the way, and is not the data set to be drawn here ({record}); name another folder'
         )
     return True
-
-
-def _publish(work: pathlib.Path, target: pathlib.Path, record: dict[str, int]) -> None:
-    work.chmod(0o755)
-    try:
-        os.replace(work, target)
-    except OSError:
-        if not _is_drawn(target, record):  # otherwise somebody else drew the same meanwhile
-            raise
 
 
 def _write_all(root: pathlib.Path, record: dict[str, int]) -> None:

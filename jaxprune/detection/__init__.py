@@ -3,7 +3,7 @@
 from jaxprune.detection._decode import decode
 from jaxprune.detection._losses import LossConfig, LossParts, anchor_loss
 from jaxprune.detection._nms import Detections, nms
-from jaxprune.detection.boxes import ciou, iou_matrix, scale_boxes, xywh_to_xyxy, xyxy_to_xywh
+from jaxprune.detection.boxes import ciou, iou_matrix, xywh_to_xyxy, xyxy_to_xywh
 
 __all__ = [
     'Detections',
@@ -14,7 +14,6 @@ __all__ = [
     'decode',
     'iou_matrix',
     'nms',
-    'scale_boxes',
     'xywh_to_xyxy',
     'xyxy_to_xywh',
 ]

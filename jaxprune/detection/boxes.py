@@ -65,29 +65,6 @@ def ciou(a_xywh: Float[Array, '*b 4'], b_xywh: Float[Array, '*b 4']) -> Float[Ar
     return iou - (distance / diagonal + shape * weight)
 
 
-def scale_boxes(
-    boxes_xyxy: Float[Array, '*b n 4'],
-    ratio: Float[Array, '*b'] | float,
-    pad_xy: Float[Array, '*b 2'],
-    image_hw: Float[Array, '*b 2'],
-) -> Float[Array, '*b n 4']:
-    """Boxes in pixels of the network's input, in pixels of the original image, clipped to it.
-
-    Args:
-        boxes_xyxy: boxes in the letterboxed image.
-        ratio: pixels of the letterboxed image per original pixel.
-        pad_xy: the border that the letterbox added left and on top, in pixels (not rounded).
-        image_hw: height and width of the original image, in pixels.
-    """
-    ratio, pad, size = (jnp.asarray(value, boxes_xyxy.dtype) for value in (ratio, pad_xy, image_hw))
-    scaled = (boxes_xyxy - _twice(pad)) / ratio[..., None, None]
-    return jnp.clip(scaled, 0, _twice(size[..., ::-1]))
-
-
-def _twice(xy: Float[Array, '*b 2']) -> Float[Array, '*b 1 4']:
-    return jnp.concatenate([xy, xy], axis=-1)[..., None, :]
-
-
 def _size(boxes_xyxy: Float[Array, '*b 4']) -> Float[Array, '*b 2']:
     """Width and height, the height with the epsilon that keeps the aspect ratio finite."""
     size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]

@@ -138,6 +138,12 @@ def test_models_and_outputs(capsys, tmp_path, model):
     assert [file.name for file in (tmp_path / 'busy').iterdir()] == ['thesis.txt']
 
 
+def test_demo_in_the_way_of_a_file(capsys, tmp_path):
+    (tmp_path / 'file').write_text('mine')
+    fails(capsys, ['demo', '-o', tmp_path / 'file' / 'run'], 'file')
+    assert [file.name for file in tmp_path.iterdir()] == ['file']
+
+
 def test_truncated_model_directory(capsys, tmp_path, model):
     broken = tmp_path / 'broken'
     shutil.copytree(model, broken)

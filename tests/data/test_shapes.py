@@ -69,7 +69,7 @@ def test_what_stands_in_the_way_is_not_touched(tmp_path, content):
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(cv2, 'imwrite', lambda *_: False)
-    with pytest.raises(OSError, match='png'):
+    with pytest.raises(UserError, match='png'):
         write_shapes(tmp_path / 'shapes', **SMALL)
     assert list(tmp_path.iterdir()) == []
 

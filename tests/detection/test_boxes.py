@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask
 
-from jaxprune.detection import ciou, iou_matrix, scale_boxes, xywh_to_xyxy, xyxy_to_xywh
+from jaxprune.detection import ciou, iou_matrix, xywh_to_xyxy, xyxy_to_xywh
 
 # Origin: the formula of the paper with PyTorch 2.13's autograd in float64; `gradient_a` is that of the sum.
 CIOU = pathlib.Path(__file__).parent.parent / 'golden' / 'detection' / 'ciou.npz'
@@ -64,18 +64,3 @@ def test_ciou_of_boxes_without_area_is_finite():
     value, gradient = jax.value_and_grad(lambda a: ciou(a, b).sum())(a)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
-
-
-def test_scale_boxes_undoes_the_letterbox_of_every_image():
-    # Two pictures of another size and padding: 640x480 fits as it is, 200x400 shrank to a half.
-    original = np.array([[[10, 20, 110, 220]], [[30, 40, 390, 190]]], np.float32)
-    ratio, pad = np.array([1, 0.5], np.float32), np.array([[0, 16], [8.5, 0]], np.float32)
-    boxes = original * ratio[:, None, None] + np.tile(pad, 2)[:, None, :]
-    result = scale_boxes(jnp.asarray(boxes), jnp.asarray(ratio), jnp.asarray(pad), jnp.array([[480, 640], [200, 400]]))
-    np.testing.assert_allclose(result, original, atol=1e-4)
-
-
-def test_scale_boxes_clips_to_the_image():
-    boxes = jnp.array([[-50.0, -60.0, 900.0, 800.0]])
-    result = scale_boxes(boxes, 2.0, np.array([10, 20]), np.array([100, 300]))
-    np.testing.assert_array_equal(result, [[0, 0, 300, 100]])

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from jaxprune.errors import UserError
 
@@ -22,17 +22,30 @@ def write_bytes(path: Path, content: bytes) -> pathlib.Path:
     Raises:
       UserError: where it cannot be written, such as on a full disk; what was there before stays.
     """
+    with atomic_file(path) as file:
+        file.write(content)
+    return pathlib.Path(path)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path`, open to be written, that takes its place when the block ends without an error.
+
+    Raises:
+      UserError: where it cannot be written, such as on a full disk; what was there before stays.
+    """
     final = pathlib.Path(path)
     temporary = final.with_name(f'.{final.name}.{os.getpid()}')
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        with temporary.open('wb') as file:
+            yield file
         os.replace(temporary, final)
     except OSError as error:
+        raise UserError(f'{final}: cannot be written ({error.strerror}); choose another output') from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f'{final}: cannot be written ({error.strerror}); choose another output') from error
-    return final
 
 
 def write_text(path: Path, text: str) -> pathlib.Path:

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LEVELS = (
     ('errors',),
     ('trees', 'resources', 'files', 'progress'),
-    ('graph', 'detection'),
+    ('graph', 'detection', 'downloads'),
     ('pruning', 'models'),
     ('data', 'evaluation', 'checkpoint', 'weights_convert'),
     ('sensitivity', 'training', 'export'),

@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -23,3 +24,25 @@ def golden() -> pathlib.Path:
 def data() -> pathlib.Path:
     """Images and labels: the whole sets beside the checkout, or the few in it."""
     return SHARED / 'data' if SHARED.is_dir() else SMALL / 'data'
+
+
+@pytest.fixture(scope='session')
+def random_model():
+    """Makes `(spec, variables)`: a narrow model, all its variables and statistics far from their initial values."""
+    from jaxprune import models, trees
+
+    def draw(rng, path, shape):
+        if path[-1] == 'kernel':
+            return rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1]))
+        if path[-1] in ('scale', 'var', 'implicit_multiply'):
+            return rng.uniform(0.5, 1.5, size=shape)
+        return rng.normal(size=shape) * 0.3
+
+    def make(name, form='training', seed=0):
+        spec = models.build_spec(name, classes=2, form=form, width_multiple=0.125)
+        rng = np.random.default_rng(seed)
+        shapes = trees.flatten(models.shapes(spec))
+        flat = {path: draw(rng, path, leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
+        return spec, trees.unflatten(flat)
+
+    return make

@@ -11,7 +11,6 @@ from weights_convert._tensors import TensorRef, tensor
 
 _MAX_DEPTH = 32
 _MAX_MODULES = 100_000
-_WRAPPERS = ('torch.nn.parallel.data_parallel.DataParallel', 'torch.nn.parallel.distributed.DistributedDataParallel')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +67,13 @@ class Module:
             raise ConversionError(f'{self.place}: attribute {name!r} is {show(value)}, expected a number')
         return float(value)
 
+    def flag(self, name: str) -> bool:
+        """A truth value among the attributes."""
+        value = self.attributes.get(name)
+        if not isinstance(value, bool):
+            raise ConversionError(f'{self.place}: attribute {name!r} is {show(value)}, expected True or False')
+        return value
+
     def pair(self, name: str, *, minimum: int = 1) -> tuple[int, int]:
         """A (rows, columns) setting; one number stands for both."""
         value = self.attributes.get(name)
@@ -92,20 +98,8 @@ class Module:
             yield from child.walk()
 
 
-def network(value: Any) -> Module:
-    """The module tree in what a checkpoint file stands for: its average (`ema`) where there is one, as YOLOv7 prefers.
-
-    Raises:
-      ConversionError: the file holds no module tree.
-    """
-    if isinstance(value, dict):
-        value = value.get('ema') or value.get('model') or value
-    if isinstance(value, Object) and value.class_name in _WRAPPERS:
-        value = _dictionary(value, '_modules').get('module')
-    if isinstance(value, dict) and any(tensor(entry) is not None for entry in value.values()):
-        raise ConversionError('it holds only tensors (a state_dict); a checkpoint with the whole model is needed')
-    if not isinstance(value, Object) or '_modules' not in value.attributes:
-        raise ConversionError("no model in it: expected a module, or a dictionary with 'ema' or 'model'")
+def network(value: Object) -> Module:
+    """The module tree of a PyTorch module."""
     return _module(value, '', 0, [_MAX_MODULES])
 
 
@@ -116,10 +110,10 @@ def _module(value: Object, path: str, depth: int, left: list[int]) -> Module:
     prefix = f'{path}.' if path else ''
     children = {
         _name(name, path): _module(child, f'{prefix}{name}', depth + 1, left)
-        for name, child in _dictionary(value, '_modules').items()
+        for name, child in dictionary(value, '_modules').items()
         if isinstance(child, Object)
     }
-    own = (*_dictionary(value, '_parameters').items(), *_dictionary(value, '_buffers').items())
+    own = (*dictionary(value, '_parameters').items(), *dictionary(value, '_buffers').items())
     tensors = {_name(name, path): found for name, entry in own if (found := tensor(entry)) is not None}
     return Module(path, value.class_name, value.attributes, tensors, children)
 
@@ -131,6 +125,7 @@ def _name(name: Any, path: str) -> str:
     return name
 
 
-def _dictionary(value: Object, name: str) -> dict[Any, Any]:
+def dictionary(value: Object, name: str) -> dict[Any, Any]:
+    """One of the dictionaries that a module's object holds; empty where there is none."""
     entry = value.attributes.get(name, {})
     return entry if isinstance(entry, dict) else {}

@@ -5,6 +5,8 @@ allow-list. A class or function that the pickle names is a `Global`, a name and 
 have had made, by whatever call, is an `Object`: the name of its class or function, the arguments and the attributes.
 What those mean is decided by the reader of the result, by name.
 
+Nothing is lost: `_dump` writes a pickle of the same meaning from the result.
+
 Time and memory are linear in the number of bytes, because no opcode here copies what already stands in the memo.
 """
 
@@ -15,13 +17,17 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from weights_convert._errors import ConversionError
-from weights_convert._plain import Global, Object, Storage
+from weights_convert._plain import Global, Mapping, Object, Size, Storage
 
 _RENAMED = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
+_MAX_AXES = 64
+_SET = Global('builtins.set', 'builtins')
+_FROZENSET = Global('builtins.frozenset', 'builtins')
 _MAPPINGS = frozenset({'collections.OrderedDict', 'collections.defaultdict', 'builtins.dict'})
-_EXPECTED_CALLS = frozenset(
+EXPECTED_CALLS = frozenset(
     {
         'builtins.getattr',
+        'builtins.frozenset',
         'builtins.set',
         '_codecs.encode',
         'numpy.dtype',
@@ -30,6 +36,8 @@ _EXPECTED_CALLS = frozenset(
         'numpy.core.multiarray._reconstruct',
         'numpy.core.multiarray.scalar',
         'torch.device',
+        'torch._dynamo.eval_frame.OptimizeContext',
+        'torch._dynamo.eval_frame.OptimizedModule',
         'torch._utils._rebuild_tensor',
         'torch._utils._rebuild_tensor_v2',
         'torch._utils._rebuild_parameter',
@@ -107,26 +115,37 @@ class _Machine:
         return items
 
 
-def _push_tuple(machine: _Machine, items: list[Any]) -> None:
-    machine.stack.append(tuple(items))
+def _push(machine: _Machine, value: Any) -> None:
+    """On the stack as it is once the value has been made, which may take all above a mark."""
+    machine.stack.append(value)
 
 
 def _set_items(machine: _Machine, items: list[Any]) -> None:
-    """Entries of a dictionary; those of an `Object` (a subclass of dict) say nothing about a network."""
+    """Entries of a dictionary; those of an `Object` (a subclass of dict) say nothing about a network, and are noted."""
     target = machine.stack[-1]
     if isinstance(target, dict):
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_key(key)] = value
-    elif not isinstance(target, Object):
-        raise TypeError('not a dictionary')
+    else:
+        _note(target, 'SETITEMS', items)
 
 
 def _append(machine: _Machine, items: list[Any]) -> None:
     target = machine.stack[-1]
     if isinstance(target, list):
         target.extend(items)
-    elif not isinstance(target, Object):
-        raise TypeError('not a list')
+    else:
+        _note(target, 'APPENDS', items)
+
+
+def _add_items(machine: _Machine, items: list[Any]) -> None:
+    _note(machine.stack[-1], 'ADDITEMS', items)
+
+
+def _note(target: Any, opcode: str, operand: Any) -> None:
+    if not isinstance(target, Object | Mapping):
+        raise TypeError('not an object')
+    target.edits.append((opcode, operand))
 
 
 def _key(key: Any) -> Any:
@@ -143,15 +162,23 @@ def _key(key: Any) -> Any:
 def _global(machine: _Machine, module: Any, name: Any) -> None:
     if not (isinstance(module, str) and isinstance(name, str)):
         raise TypeError('not a name')
-    machine.stack.append(Global(f'{_RENAMED.get(module, module)}.{name}'))
+    home = _RENAMED.get(module, module)
+    machine.stack.append(Global(f'{home}.{name}', home))
 
 
 def _new(machine: _Machine, count: int) -> None:
     """`cls.__new__(cls, *args)`: with keyword arguments where `count` is 3, which no module has."""
-    cls, arguments = machine.pop(count)[:2]
+    cls, arguments, *keywords = machine.pop(count)
     if not isinstance(cls, Global) or not isinstance(arguments, tuple):
         raise TypeError('not a class')
-    machine.stack.append({} if cls.name in _MAPPINGS else Object(cls.name, arguments))
+    if cls.name in _MAPPINGS and not keywords:
+        machine.stack.append(Mapping(cls, arguments, 'NEWOBJ'))
+    else:
+        machine.stack.append(_object(cls, arguments, 'NEWOBJ_EX' if keywords else 'NEWOBJ', *keywords))
+
+
+def _object(maker: Global, arguments: tuple[Any, ...], opcode: str = 'REDUCE', keywords: Any = None) -> Object:
+    return Object(maker.name, arguments, maker=maker, opcode=opcode, keywords=keywords)
 
 
 def _reduce(machine: _Machine) -> None:
@@ -160,20 +187,20 @@ def _reduce(machine: _Machine) -> None:
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
         raise TypeError('not a function')
     if function.name in _MAPPINGS:
-        machine.stack.append(_mapping(arguments))
+        machine.stack.append(_mapping(function, arguments))
     elif function.name == 'torch.Size':
-        machine.stack.append(arguments[0])
+        machine.stack.append(_size(*arguments))
     elif function.name == 'copyreg._reconstructor':
-        machine.stack.append(Object(arguments[0].name))
+        machine.stack.append(Object(arguments[0].name, arguments, maker=function))
     else:
-        if function.name not in _EXPECTED_CALLS:
+        if function.name not in EXPECTED_CALLS:
             machine.unexpected_calls.add(function.name)
-        machine.stack.append(Object(function.name, arguments))
+        machine.stack.append(_object(function, arguments))
 
 
-def _mapping(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+def _mapping(function: Global, arguments: tuple[Any, ...]) -> Mapping:
     """An ordered dictionary; its pairs, where they stand in the call as Python 2 wrote them, are moved, not copied."""
-    entries: dict[Any, Any] = {}
+    entries = Mapping(function, arguments)
     pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
     for key, value in pairs:
         entries[_key(key)] = value
@@ -181,10 +208,17 @@ def _mapping(arguments: tuple[Any, ...]) -> dict[Any, Any]:
     return entries
 
 
+def _size(lengths: Any) -> Size:
+    if not isinstance(lengths, tuple | list) or len(lengths) > _MAX_AXES:  # it is copied
+        raise TypeError('not a size')
+    return Size(lengths)
+
+
 def _build(machine: _Machine) -> None:
     """Sets attributes. Extra ones of a dictionary (`_metadata` of a state_dict) are of no use here."""
     state = machine.stack.pop()
     target = machine.stack[-1]
+    _note(target, 'BUILD', state)
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[0], dict):
         state = state[0]
     if isinstance(target, Object) and isinstance(state, dict):
@@ -197,14 +231,19 @@ def _persistent(machine: _Machine) -> None:
     if reference[0] == 'module':
         machine.stack.append(reference[1])
         return
-    if len(reference) > 5 and reference[5] is not None:
-        raise ConversionError('a storage in it is a view of another one, as PyTorch wrote them before 0.4')
     kind, storage_type, key, _, size = reference[:5]
     if kind != 'storage' or not isinstance(key, str) or not isinstance(size, int):
         raise TypeError('not a storage')
-    storage = Storage(storage_type.name, key, size)
-    machine.storages.setdefault(key, storage)
-    machine.stack.append(storage)
+    storage = machine.storages.setdefault(key, Storage(storage_type.name, key, size))
+    view = reference[5] if len(reference) > 5 else None
+    machine.stack.append(storage if view is None else _view(storage, *view))
+
+
+def _view(storage: Storage, _: Any, offset: Any, size: Any) -> Storage:
+    """A part of a storage that has a key of its own, as PyTorch wrote them before 0.4."""
+    if not (type(offset) is int and type(size) is int and offset >= 0 and 0 <= size <= storage.size - offset):
+        raise ConversionError(f'a view in it does not fit into its storage of {storage.size} elements')
+    return dataclasses.replace(storage, size=size, offset=offset)
 
 
 def _put(machine: _Machine, index: int) -> None:
@@ -230,16 +269,16 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     'EMPTY_LIST': lambda machine, _: machine.stack.append([]),
     'EMPTY_DICT': lambda machine, _: machine.stack.append({}),
     'EMPTY_TUPLE': lambda machine, _: machine.stack.append(()),
-    'EMPTY_SET': lambda machine, _: machine.stack.append(Object('builtins.set')),
-    'FROZENSET': lambda machine, _: machine.stack.append(Object('builtins.frozenset', tuple(machine.pop_mark()))),
-    'TUPLE': lambda machine, _: _push_tuple(machine, machine.pop_mark()),
-    'TUPLE1': lambda machine, _: _push_tuple(machine, machine.pop(1)),
-    'TUPLE2': lambda machine, _: _push_tuple(machine, machine.pop(2)),
-    'TUPLE3': lambda machine, _: _push_tuple(machine, machine.pop(3)),
-    'LIST': lambda machine, _: machine.stack.append(machine.pop_mark()),
+    'EMPTY_SET': lambda machine, _: machine.stack.append(_object(_SET, ())),
+    'FROZENSET': lambda machine, _: _push(machine, _object(_FROZENSET, (machine.pop_mark(),))),
+    'TUPLE': lambda machine, _: _push(machine, tuple(machine.pop_mark())),
+    'TUPLE1': lambda machine, _: _push(machine, tuple(machine.pop(1))),
+    'TUPLE2': lambda machine, _: _push(machine, tuple(machine.pop(2))),
+    'TUPLE3': lambda machine, _: _push(machine, tuple(machine.pop(3))),
+    'LIST': lambda machine, _: _push(machine, machine.pop_mark()),
     'APPEND': lambda machine, _: _append(machine, machine.pop(1)),
     'APPENDS': lambda machine, _: _append(machine, machine.pop_mark()),
-    'ADDITEMS': lambda machine, _: machine.pop_mark(),
+    'ADDITEMS': lambda machine, _: _add_items(machine, machine.pop_mark()),
     'SETITEM': lambda machine, _: _set_items(machine, machine.pop(2)),
     'SETITEMS': lambda machine, _: _set_items(machine, machine.pop_mark()),
     'GET': lambda machine, index: machine.stack.append(machine.memo[index]),

@@ -19,9 +19,9 @@ from typing import IO, Any
 import numpy as np
 
 from weights_convert._errors import ConversionError
-from weights_convert._pickle import unpickle
+from weights_convert._pickle import Unpickled, unpickle
 from weights_convert._plain import Storage
-from weights_convert._tensors import STORAGE_TYPES, TensorRef, values
+from weights_convert._tensors import STORAGE_TYPES, Arrange, TensorRef, values
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _EXPANSION = 32  # bytes that a compressed archive may unpack to, per byte of the file
@@ -37,6 +37,7 @@ _DAMAGED = (
     zlib.error,
     zipfile.BadZipFile,
 )
+_CACHED = 4  # storages that are kept; tensors that share one mostly follow each other
 _BIG_ENDIAN = 'written on a big-endian machine; save it again on another'
 
 
@@ -51,13 +52,29 @@ class Checkpoint:
 
     value: Any
     unexpected_calls: tuple[str, ...]
-    _bytes: Callable[[Storage], Any]
+    _bytes: Callable[[str], bytes]
     _budget: '_Budget'
 
-    def read(self, tensor: TensorRef) -> np.ndarray:
-        """The tensor's values; floating-point types as float32 (exact but for float64), others as they are."""
+    def read(self, tensor: TensorRef, arrange: Arrange = np.asarray) -> np.ndarray:
+        """The tensor's values; floating-point types as float32 (exact but for float64), others as they are.
+
+        Args:
+          tensor: which to read.
+          arrange: how to lay them out; done first, because half precision is moved in half the time.
+        """
         self._budget.spend(math.prod(tensor.shape))
-        return values(tensor, self._bytes(tensor.storage))
+        return values(tensor, self._bytes(tensor.storage.key), arrange)
+
+    def read_storage(self, storage: Storage) -> bytes:
+        """All of a storage, as it is."""
+        if storage.type_name not in STORAGE_TYPES:
+            raise ConversionError(f'a storage of type {storage.type_name!r:.60} cannot be read')
+        size = np.dtype(STORAGE_TYPES[storage.type_name]).itemsize
+        content = bytes(self._bytes(storage.key)[storage.offset * size : (storage.offset + storage.size) * size])
+        if len(content) != storage.size * size:
+            raise ConversionError(f'storage {storage.key!r:.40} is truncated or damaged')
+        self._budget.spend(storage.size)
+        return content
 
 
 class _Budget:
@@ -88,7 +105,7 @@ def open_checkpoint(path: pathlib.Path) -> Iterator[Checkpoint]:
             with _open_zip(file) as archive:
                 yield _from_zip(archive, path.stat().st_size)
         elif start[:1] == b'\x80':
-            yield _from_legacy(file.read())
+            yield _from_legacy(file, path.stat().st_size)
         elif start:
             raise ConversionError('not a PyTorch checkpoint: neither the zip nor the legacy format')
         else:
@@ -112,6 +129,10 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 def _from_zip(archive: zipfile.ZipFile, size: int) -> Checkpoint:
     names = archive.namelist()
     pickles = [name for name in names if name.split('/')[1:] == ['data.pkl']]
+    if any(name.split('/')[1:] == ['constants.pkl'] for name in names):
+        raise ConversionError(
+            'a TorchScript archive (torch.jit.save), which holds a program; save the model itself with torch.save'
+        )
     if len(pickles) != 1:
         raise ConversionError('a zip archive, but not a PyTorch checkpoint: data.pkl is not in it')
     if sum(entry.file_size for entry in archive.infolist()) > _EXPANSION * size:
@@ -120,41 +141,54 @@ def _from_zip(archive: zipfile.ZipFile, size: int) -> Checkpoint:
     if f'{folder}byteorder' in names and _member(archive, f'{folder}byteorder') != b'little':
         raise ConversionError(_BIG_ENDIAN)
     unpickled = unpickle(io.BytesIO(_member(archive, pickles[0])))
+    return _checkpoint(unpickled, lambda key: _member(archive, f'{folder}data/{key}'), size)
+
+
+def _checkpoint(unpickled: Unpickled, storage_bytes: Callable[[str], bytes], size: int) -> Checkpoint:
+    """A file of `size` bytes, with a function that reads the storage of a key."""
     budget = _Budget(_EXPANSION * size + _SPARE_ELEMENTS)
 
-    @functools.lru_cache(maxsize=4)
+    @functools.lru_cache(maxsize=_CACHED)
     def read(key: str) -> bytes:
-        content = _member(archive, f'{folder}data/{key}')
+        content = storage_bytes(key)
         budget.spend(len(content))
         return content
 
-    return Checkpoint(unpickled.value, unpickled.unexpected_calls, lambda storage: read(storage.key), budget)
+    return Checkpoint(unpickled.value, unpickled.unexpected_calls, read, budget)
 
 
-def _from_legacy(content: bytes) -> Checkpoint:
+def _from_legacy(file: IO[bytes], size: int) -> Checkpoint:
     """The format before PyTorch 1.6: five pickles (magic, version, machine, value, keys), then the storages."""
-    file = io.BytesIO(content)
     if unpickle(file).value != _LEGACY_MAGIC:
         raise ConversionError('a pickle, but not a PyTorch checkpoint')
     _, machine, unpickled, keys = (unpickle(file) for _ in range(4))
     if not isinstance(machine.value, dict) or machine.value.get('little_endian') is not True:
         raise ConversionError(_BIG_ENDIAN)
-    places = _legacy_places(content, file.tell(), keys.value, unpickled.storages)
-    budget = _Budget(_EXPANSION * len(content) + _SPARE_ELEMENTS)
-    return Checkpoint(unpickled.value, unpickled.unexpected_calls, lambda storage: places.get(storage.key, b''), budget)
+    places = _legacy_places(file, size, keys.value, unpickled.storages)
+
+    def read(key: str) -> bytes:
+        start, length = places.get(key, (0, 0))
+        file.seek(start)
+        return file.read(length)
+
+    return _checkpoint(unpickled, read, size)
 
 
-def _legacy_places(content: bytes, position: int, keys: Any, storages: Mapping[str, Storage]) -> dict[str, memoryview]:
-    """The bytes of every storage: they stand in the order of `keys`, each after its number of elements (8 bytes)."""
+def _legacy_places(
+    file: IO[bytes], size: int, keys: Any, storages: Mapping[str, Storage]
+) -> dict[str, tuple[int, int]]:
+    """First byte and length of every storage: in the order of `keys`, each after its number of elements (8 bytes)."""
     places = {}
+    position = file.tell()
     for key in keys if isinstance(keys, list) else []:
         storage = storages.get(key) if isinstance(key, str) else None
-        if storage is None or storage.type_name not in STORAGE_TYPES or position + 8 > len(content):
+        file.seek(position)
+        count = file.read(8)
+        if storage is None or storage.type_name not in STORAGE_TYPES or len(count) < 8:
             raise ConversionError('the list of storages is truncated or damaged')
-        (elements,) = struct.unpack_from('<q', content, position)
-        end = position + 8 + elements * np.dtype(STORAGE_TYPES[storage.type_name]).itemsize
-        if elements < 0 or end > len(content):
+        length = int.from_bytes(count, 'little', signed=True) * np.dtype(STORAGE_TYPES[storage.type_name]).itemsize
+        position += 8 + length
+        if length < 0 or position > size:
             raise ConversionError(f'storage {key!r:.40} is truncated or damaged')
-        places[key] = memoryview(content)[position + 8 : end]
-        position = end
+        places[key] = (position - length, length)
     return places

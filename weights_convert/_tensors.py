@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import numpy as np
 
 from weights_convert._errors import ConversionError
 from weights_convert._plain import Object, Storage
+
+Arrange = Callable[[np.ndarray], np.ndarray]
 
 STORAGE_TYPES: dict[str, Any] = {
     'torch.FloatStorage': np.float32,
@@ -72,23 +75,24 @@ def _window(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorRef:
     last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.size:
         raise ConversionError(f'a tensor of shape {shape} does not fit into its storage of {storage.size} elements')
-    return TensorRef(storage, offset, shape, strides)
+    return TensorRef(storage, storage.offset + offset, shape, strides)
 
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40
 
 
-def values(tensor: TensorRef, content: bytes | memoryview) -> np.ndarray:
+def values(tensor: TensorRef, content: bytes, arrange: Arrange = np.asarray) -> np.ndarray:
     """A tensor's values; floating-point types as float32 (exact but for float64), others as they are.
 
     Args:
       tensor: which window to read.
       content: the bytes of its storage.
+      arrange: how to lay the values out.
     """
     size = tensor.dtype.itemsize
     try:
-        window = np.ndarray(
+        window: np.ndarray = np.ndarray(
             tensor.shape,
             tensor.dtype,
             buffer=content,
@@ -97,4 +101,5 @@ def values(tensor: TensorRef, content: bytes | memoryview) -> np.ndarray:
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise ConversionError(f'storage {tensor.storage.key!r:.40} is truncated or damaged') from error
-    return np.array(window, np.float32 if jnp.issubdtype(tensor.dtype, jnp.floating) else None, order='C')
+    kind = np.float32 if jnp.issubdtype(tensor.dtype, jnp.floating) else None
+    return np.array(arrange(window), kind, order='C')

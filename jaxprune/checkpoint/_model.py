@@ -15,6 +15,7 @@ from jaxprune.models import ArchSpec, Detector, Variables, shapes
 
 _SPEC = 'spec.json'
 _VARIABLES = 'variables'
+_FILE_SIZE = 64 << 20  # bytes
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
@@ -59,10 +60,19 @@ def check_output(path: str | os.PathLike[str]) -> None:
 
 
 def _write(variables: Variables, directory: pathlib.Path) -> None:
+    """Writes arrays as they lie in memory: orbax would copy them all first, and keep what it packs up to 2 GiB."""
     import orbax.checkpoint as ocp
+    from orbax.checkpoint import type_handlers
 
-    with files.disk_errors(directory), ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(directory.absolute(), jax.tree.map(np.asarray, dict(variables)))
+    registry = type_handlers.create_type_handler_registry(
+        (np.ndarray, type_handlers.NumpyHandler(deepcopy_host_arrays=False)),  # nothing changes them meanwhile
+        (jax.Array, type_handlers.ArrayHandler()),  # orbax warns where it is missing
+    )
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    tree = jax.tree.map(np.asarray, dict(variables))
+    arguments = ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=_FILE_SIZE)
+    with files.disk_errors(directory), ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(directory.absolute(), args=arguments)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Detector, Variables]:

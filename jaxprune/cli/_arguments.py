@@ -13,6 +13,15 @@ def output(parser: Any, text: str, *, required: bool = True) -> None:
     parser.add_argument('-o', '--output', required=required, metavar='PATH', help=text)
 
 
+def activation(parser: Any) -> None:
+    """Another activation for the whole network."""
+    parser.add_argument(
+        '--activation',
+        metavar='NAME',
+        help='silu, relu, relu6, leaky_relu:SLOPE or hardswish in place of its own, which asks for fine-tuning',
+    )
+
+
 def device(parser: Any) -> None:
     """Where to compute."""
     parser.add_argument('--device', metavar='NAME', help='cpu, gpu, tpu, or one of several as in gpu:1')

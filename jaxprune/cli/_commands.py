@@ -30,15 +30,17 @@ def new(commands: Any) -> None:
                 form=options.form,
                 seed=options.seed,
                 width_multiple=options.width,
+                activation=options.activation,
             )
         )
 
     parser = _command(commands, 'new', run, 'make a model with random weights')
-    parser.add_argument('architecture', help='yolov7 or yolov7-tiny')
+    parser.add_argument('architecture', help='such as yolov7, yolov7x, yolov7-tiny, yolov7-w6 or yolov7-e6e')
     parser.add_argument('--form', default='training', choices=arguments.FORMS, help='(training)')
     parser.add_argument('--classes', nargs='+', default=['80'], help='how many, or their names (80)')
     parser.add_argument('--width', type=float, default=1.0, metavar='FACTOR', help='scales every channel count (1)')
     parser.add_argument('--seed', type=int, default=0, help='of the weights (0)')
+    arguments.activation(parser)
     arguments.output(parser, 'model directory to write')
 
 
@@ -48,13 +50,38 @@ def convert(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from jaxprune import pipeline
 
-        _print.model_line(pipeline.convert(options.source, options.output, form=options.form, name=options.name))
+        result = pipeline.convert(
+            options.source,
+            options.output,
+            form=options.form,
+            activation=options.activation,
+            name=options.name,
+            like=options.like,
+            dtype='float16' if options.half else 'float32',
+        )
+        _print.converted(result, tensors=options.report, as_json=options.json)
 
-    parser = _command(commands, 'convert', run, 'convert a PyTorch YOLOv7 checkpoint, or a model to another form')
-    parser.add_argument('source', metavar='FILE.pt|MODEL', help='checkpoint or model directory')
+    parser = _command(
+        commands,
+        'convert',
+        run,
+        'convert a PyTorch YOLOv7 checkpoint or a model, also back to PyTorch or to another form',
+    )
+    parser.add_argument(
+        'source',
+        metavar='FILE.pt|MODEL|NAME',
+        help='checkpoint, model directory, or released checkpoint to download, such as yolov7-tiny',
+    )
     parser.add_argument('--form', choices=arguments.FORMS, help='form of the result (as it is)')
-    parser.add_argument('--name', help='name of the architecture (the file name)')
-    arguments.output(parser, 'model directory to write')
+    arguments.activation(parser)
+    parser.add_argument('--name', help='name of the architecture (as in the file)')
+    parser.add_argument(
+        '--like', metavar='ORIGINAL.pt', help='write a whole checkpoint like this one, which the model came from'
+    )
+    parser.add_argument('--half', action='store_true', help='write a PyTorch file in half precision')
+    parser.add_argument('--report', action='store_true', help='show what became of every tensor of a PyTorch file')
+    arguments.output(parser, 'model directory to write, or a PyTorch file (.pt): a state_dict')
+    arguments.json(parser)
 
 
 def info(commands: Any) -> None:

@@ -54,6 +54,25 @@ def model_line(result: Mapping[str, Any]) -> None:
     )
 
 
+def converted(result: Mapping[str, Any], *, tensors: bool, as_json: bool) -> None:
+    """`jaxprune convert`."""
+    if as_json:
+        return _json(result)
+    if tensors:
+        rows = [
+            [tensor['name'], ' x '.join(map(str, tensor['shape'])), tensor['dtype'], tensor['destination']]
+            for tensor in result['tensors']
+        ]
+        table('Tensors', ('in the file', 'shape', 'type', 'goes to'), rows, footer=f'{len(rows)} tensors')
+    model_line(result)
+    if result.get('configured') is False:
+        print(
+            'the configuration in it cannot express these channel counts, so that the train.py of the original would '
+            "build another network; train the module in the file itself, checkpoint['model']"
+        )
+    return None
+
+
 def info(result: Mapping[str, Any], *, as_json: bool) -> None:
     """`jaxprune info`."""
     if as_json:

@@ -12,9 +12,10 @@ import numpy as np
 
 from jaxprune.errors import UserError
 from jaxprune.export._libraries import require
-from jaxprune.models.spec import IMAGE, ArchSpec, Concat, Conv, Head, MaxPool, Node, Upsample
+from jaxprune.models.spec import IMAGE, Add, ArchSpec, Concat, Conv, Head, MaxPool, Node, Reorg, Upsample
 
 INPUT = 'images'
+_FAR = 2**31 - 1  # an end that lies behind every axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,25 @@ def _concat(builder: GraphBuilder, node: Concat, inputs: list[str], output: str)
     return builder.add('Concat', inputs, output, axis=1)
 
 
+def _sum(builder: GraphBuilder, node: Add, inputs: list[str], output: str) -> str:
+    return builder.add('Add' if len(inputs) == 2 else 'Sum', inputs, output)
+
+
+def _reorg(builder: GraphBuilder, node: Reorg, inputs: list[str], output: str) -> str:
+    """Rows and columns from 0 or 1 on, in steps of 2."""
+
+    def pair(*numbers: int) -> str:
+        return builder.constant(f'pair_{numbers[0]}_{numbers[1]}', np.array(numbers, np.int64))
+
+    bounds = [pair(_FAR, _FAR), pair(2, 3), pair(2, 2)]  # ends, axes, steps
+    parts = [
+        builder.add('Slice', [*inputs, pair(row, column), *bounds], f'{output}_{row}_{column}')
+        for column in (0, 1)
+        for row in (0, 1)
+    ]
+    return builder.add('Concat', parts, output, axis=1)
+
+
 def _activate(builder: GraphBuilder, activation: str, value: str, output: str) -> str:
     name, _, slope = activation.partition(':')
     match name:
@@ -117,4 +137,6 @@ EMITTERS: dict[type[Node], Callable[[GraphBuilder, Any, list[str], str], str]] =
     MaxPool: _max_pool,
     Upsample: _upsample,
     Concat: _concat,
+    Add: _sum,
+    Reorg: _reorg,
 }

@@ -3,7 +3,7 @@
 from jaxprune.models.connectivity import connectivity
 from jaxprune.models.cost import Cost, LayerCost, count, spec_cost
 from jaxprune.models.detector import Detector, Variables, check_size, decoded, forward, heads, predict, shapes
-from jaxprune.models.forms import to_form, with_form
+from jaxprune.models.forms import to_form, with_activation, with_form
 from jaxprune.models.registry import architectures, build_spec, create
 from jaxprune.models.spec import FORMS, ArchSpec
 
@@ -27,5 +27,6 @@ __all__ = [
     'shapes',
     'spec_cost',
     'to_form',
+    'with_activation',
     'with_form',
 ]

@@ -1,7 +1,7 @@
 """The repeated blocks of the YOLOv7 family, each written once: functions that append to a spec's nodes.
 
 A builder counts modules as the PyTorch implementation does: every simple block is one entry of its module list, so that
-names and the published layer order agree; `sppcspc` is one entry with seven convolutions inside.
+names and the published layer order agree; `sppcspc` and `down_csp` are one entry each, with convolutions inside.
 """
 
 import dataclasses
@@ -14,13 +14,24 @@ from jaxprune.models import spec as specs
 
 @dataclasses.dataclass
 class Builder:
-    """Nodes so far, and the settings that all of them share."""
+    """Nodes so far, and the settings that all of them share.
+
+    Attributes:
+      activation, epsilon: of every convolution.
+      width_multiple: scales every channel count.
+      nodes: so far, in order.
+      widths: channels of every node's output, and of the image.
+      named: nodes that the configuration gave a name.
+      modules: entries of the PyTorch module list so far.
+    """
 
     activation: str
     width_multiple: float = 1.0
     epsilon: float = 1e-3
     nodes: list[specs.Node] = dataclasses.field(default_factory=list)
-    modules: int = 0  # entries of the PyTorch module list so far
+    widths: dict[str, int] = dataclasses.field(default_factory=lambda: {specs.IMAGE: 3})
+    named: dict[str, str] = dataclasses.field(default_factory=dict)
+    modules: int = 0
 
     def next_module(self) -> str:
         """PyTorch name of the next entry of the module list."""
@@ -31,7 +42,9 @@ class Builder:
         """Appends a node and returns its name."""
         pytorch_name = pytorch_name or self.next_module()
         name = pytorch_name.replace('.', '_')
-        self.nodes.append(cls(name=name, pytorch_name=pytorch_name, inputs=inputs, **options))
+        node = cls(name=name, pytorch_name=pytorch_name, inputs=inputs, **options)
+        self.nodes.append(node)
+        self.widths[name] = node.width([self.widths[source] for source in inputs])
         return name
 
     def scaled(self, channels: int) -> int:
@@ -43,11 +56,15 @@ def conv(
     b: Builder, x: str, *, channels: int, kernel: int = 1, stride: int = 1, pytorch_name: str | None = None
 ) -> str:
     """Convolution with "same" padding, batch normalisation and the spec's activation."""
+    return _conv(b, x, b.scaled(channels), kernel=kernel, stride=stride, pytorch_name=pytorch_name)
+
+
+def _conv(b: Builder, x: str, channels: int, *, kernel: int, stride: int, pytorch_name: str | None) -> str:
     return b.add(
         specs.Conv,
         x,
         pytorch_name=pytorch_name,
-        channels=b.scaled(channels),
+        channels=channels,
         kernel=(kernel, kernel),
         stride=(stride, stride),
         padding=(kernel // 2, kernel // 2),
@@ -88,11 +105,44 @@ def elan(b: Builder, x: str, *, width: int, inner: int, depth: int, channels: in
     return conv(b, concat(b, *chain[::-1][::tap], first), channels=channels)
 
 
+def e_elan(b: Builder, x: str, *, second: str | None = None, **options: int) -> str:
+    """Extended ELAN (YOLOv7, section 3.1) as YOLOv7-E6E has it: two `elan` side by side, added.
+
+    `second` names the output of the second one, for what reads it alone.
+    """
+    outputs = [elan(b, x, **options) for _ in range(2)]
+    if second:
+        b.named[second] = outputs[1]
+    return add(b, *outputs[::-1])
+
+
+def add(b: Builder, *inputs: str) -> str:
+    """Sum of all inputs."""
+    return b.add(specs.Add, *inputs)
+
+
+def reorg(b: Builder, x: str) -> str:
+    """Every 2x2 block of pixels into channels."""
+    return b.add(specs.Reorg, x)
+
+
 def down(b: Builder, x: str, *, width: int, skip: str | None = None) -> str:
     """Halves the resolution by pooling and by a strided convolution, side by side; joins `skip`, where there is one."""
     pooled = conv(b, max_pool(b, x), channels=width)
     strided = conv(b, conv(b, x, channels=width), channels=width, kernel=3, stride=2)
     return concat(b, strided, pooled, *([skip] if skip else []))
+
+
+def down_csp(b: Builder, x: str, *, channels: int) -> str:
+    """Halves the resolution as `down` does, in one module: half of the channels strided, half pooled."""
+    module, half = b.next_module(), b.scaled(channels) // 2
+
+    def part(name: str, x: str, channels: int, kernel: int = 1, stride: int = 1) -> str:
+        return _conv(b, x, channels, kernel=kernel, stride=stride, pytorch_name=f'{module}.{name}')
+
+    strided = part('cv2', part('cv1', x, b.widths[x]), half, kernel=3, stride=2)
+    pooled = part('cv3', max_pool(b, x, pytorch_name=f'{module}.mp'), half)
+    return concat(b, strided, pooled, pytorch_name=f'{module}.join')
 
 
 def up(b: Builder, x: str, *, width: int, skip: str) -> str:
@@ -134,8 +184,12 @@ BLOCKS: dict[str, Callable[..., str]] = {
     'repconv': repconv,
     'max_pool': max_pool,
     'concat': concat,
+    'add': add,
+    'reorg': reorg,
     'elan': elan,
+    'e_elan': e_elan,
     'down': down,
+    'down_csp': down_csp,
     'up': up,
     'spp': spp,
     'sppcspc': sppcspc,

@@ -11,7 +11,7 @@ from jaxprune.models.detector import Detector, shapes, smallest_image
 def connectivity(spec: specs.ArchSpec) -> graph.Graph:
     """Which layer's channels are read where; layers stand in the spec's order, under their own names."""
     return graph.trace(
-        Detector(spec).apply,
+        functools.partial(Detector(spec).apply, auxiliary=True),
         shapes(spec),
         smallest_image(spec),
         layers=[(node.name, (node.name,)) for node in spec.layers],

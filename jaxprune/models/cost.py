@@ -31,7 +31,7 @@ class Cost:
       parameters_published: entries after batch normalisation and RepConv branches are folded into the convolutions;
         those of ImplicitA and ImplicitM still count.
       gflops: 1e-9 times: 2 per multiply-accumulate of the folded convolutions, 2 per output element of nearest
-        upsampling.
+        upsampling; auxiliary heads do not count (the layers that only feed them do, as in the published figures).
       layers: the same, layer by layer, in published index order (upsampling belongs to no layer).
     """
 
@@ -67,7 +67,8 @@ def spec_cost(spec: specs.ArchSpec, image_size: int | tuple[int, int] = 640) -> 
     for node in spec.nodes:
         sizes[node.name] = _size(node, sizes[node.inputs[0]])
         if isinstance(node, specs.Layer):
-            rows.append(_layer_cost(len(rows), node, widths[node.inputs[0]], sizes[node.name]))
+            size = (0, 0) if node.name in spec.auxiliary else sizes[node.name]  # evaluation never runs these
+            rows.append(_layer_cost(len(rows), node, widths[node.inputs[0]], size))
         elif isinstance(node, specs.Upsample):
             upsampling += 2 * widths[node.name] * _area(sizes[node.name])
     published = sum(row.parameters_published for row in rows)
@@ -108,8 +109,10 @@ def _size(node: specs.Node, size: tuple[int, int]) -> tuple[int, int]:
             return size[0] * node.factor, size[1] * node.factor
         case specs.RepConv():
             node = layers.branches(node)[0]
-        case specs.Concat() | specs.Head():
+        case specs.Concat() | specs.Add() | specs.Head():
             return size
+        case specs.Reorg():
+            return size[0] // 2, size[1] // 2
     assert isinstance(node, specs.Conv | specs.MaxPool)
     dilations = getattr(node, 'dilation', (1, 1))
     rows, columns = (

@@ -1,7 +1,6 @@
 """The one Flax module that computes every spec, and what can be asked of it."""
 
 import functools
-import math
 from typing import Any, cast
 
 import jax
@@ -24,13 +23,18 @@ class Detector(nn.Module):
     spec: specs.ArchSpec
 
     @nn.compact
-    def __call__(self, images: Float[Array, 'b h w 3'], *, train: bool = False) -> tuple[Array, ...]:
-        """Raw predictions, level by level: `[b, h / stride, w / stride, anchors, 5 + classes]`."""
+    def __call__(
+        self, images: Float[Array, 'b h w 3'], *, train: bool = False, auxiliary: bool = False
+    ) -> tuple[Array, ...]:
+        """Raw predictions, level by level: `[b, h / stride, w / stride, anchors, 5 + classes]`.
+
+        With `auxiliary`, those of the auxiliary heads come after those of the lead heads.
+        """
         values = {specs.IMAGE: images}
         for node in self.spec.nodes:
             inputs = [values[name] for name in node.inputs]
             values[node.name] = self._compute(node, inputs, train)
-        return tuple(values[name] for name in self.spec.outputs)
+        return tuple(values[name] for name in self.spec.outputs + (self.spec.auxiliary if auxiliary else ()))
 
     def _compute(self, node: specs.Node, inputs: list[Array], train: bool) -> Array:
         match node:
@@ -39,25 +43,12 @@ class Detector(nn.Module):
             case specs.RepConv():
                 return layers.RepConv(node, name=node.name)(inputs[0], train=train)
             case specs.Head():
-                level = self.spec.outputs.index(node.name)
-                head = layers.Head(node, len(self.spec.anchors[level]), _prior(self.spec, level), name=node.name)
-                return head(inputs[0], train=train)
-            case specs.MaxPool():
-                return layers.max_pool(inputs[0], node, train=train)
-            case specs.Upsample():
-                return layers.upsample(inputs[0], node)
-            case specs.Concat():
-                return jnp.concatenate(inputs, axis=-1)
-        raise TypeError(f'no module computes {node!r}')
+                level = (self.spec.outputs + self.spec.auxiliary).index(node.name) % len(self.spec.outputs)
+                return layers.Head(node, len(self.spec.anchors[level]), name=node.name)(inputs[0])
+        return layers.compute(node, inputs, train=train)
 
 
-def _prior(spec: specs.ArchSpec, level: int) -> tuple[float, ...]:
-    """Bias of one anchor: 8 objects per 640-pixel image, classes equally rare (RetinaNet, section 3.3)."""
-    objectness = math.log(8 / (640 / spec.strides[level]) ** 2)
-    klass = math.log(0.6 / (len(spec.classes) - 0.99))
-    return (0.0,) * 4 + (objectness,) + (klass,) * len(spec.classes)
-
-
+@functools.lru_cache(maxsize=16)
 def shapes(spec: specs.ArchSpec) -> Variables:
     """The variables that a spec needs, as `jax.ShapeDtypeStruct`; nothing is computed."""
     return jax.eval_shape(Detector(spec).init, jax.random.key(0), smallest_image(spec))
@@ -78,9 +69,9 @@ def check_size(spec: specs.ArchSpec, height: int, width: int) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _heads(model: Detector, variables: Variables, images: Array) -> tuple[Array, ...]:
-    return forward(model, variables, images)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _heads(model: Detector, variables: Variables, images: Array, auxiliary: bool) -> tuple[Array, ...]:
+    return forward(model, variables, images, auxiliary=auxiliary)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -88,10 +79,12 @@ def _predict(model: Detector, variables: Variables, images: Array) -> Array:
     return decoded(model, variables, images)
 
 
-def forward(model: Detector, variables: Variables, images: Float[Array, 'b h w 3']) -> tuple[Array, ...]:
+def forward(
+    model: Detector, variables: Variables, images: Float[Array, 'b h w 3'], *, auxiliary: bool = False
+) -> tuple[Array, ...]:
     """`model.apply` in full fp32 precision (accelerators round what convolutions read by default), not jit."""
     with jax.default_matmul_precision('highest'):
-        return cast(tuple[Array, ...], model.apply(variables, images))
+        return cast(tuple[Array, ...], model.apply(variables, images, auxiliary=auxiliary))
 
 
 def decoded(model: Detector, variables: Variables, images: Float[Array, 'b h w 3']) -> Float[Array, 'b n p']:
@@ -100,22 +93,25 @@ def decoded(model: Detector, variables: Variables, images: Float[Array, 'b h w 3
     return detection.decode(forward(model, variables, images), jnp.asarray(spec.anchors), spec.strides)
 
 
-def heads(model: Detector, variables: Variables, images: Float[Array, 'b h w 3']) -> tuple[Array, ...]:
+def heads(
+    model: Detector, variables: Variables, images: Float[Array, 'b h w 3'], *, auxiliary: bool = False
+) -> tuple[Array, ...]:
     """Raw predictions before the sigmoid.
 
     Args:
       model: what `create` or `load` returned.
       variables: its variables.
       images: RGB in 0..1; height and width divisible by the largest stride.
+      auxiliary: also those of the auxiliary heads, where the model has them (P6 models in the form `training`).
 
     Returns:
-      Per level `[b, h / stride, w / stride, anchors, 5 + classes]`.
+      Per level `[b, h / stride, w / stride, anchors, 5 + classes]`; lead heads, then auxiliary heads.
 
     Raises:
       UserError: for an image size that the stride does not divide.
     """
     _check_images(model.spec, images)
-    return _heads(model, variables, jnp.asarray(images, jnp.float32))
+    return _heads(model, variables, jnp.asarray(images, jnp.float32), auxiliary)
 
 
 def predict(model: Detector, variables: Variables, images: Float[Array, 'b h w 3']) -> Float[Array, 'b n p']:

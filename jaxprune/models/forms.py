@@ -1,7 +1,8 @@
 """The three forms of a model as pure functions: training → deploy → fused, with equal outputs.
 
-`deploy` folds ImplicitA and ImplicitM into the heads' convolutions; `fused` also folds batch normalisation and the
-branches of RepConv, so that only convolutions with bias remain. Folding is done in float64.
+`deploy` drops the auxiliary heads with what only they read, and folds ImplicitA and ImplicitM into the heads'
+convolutions; `fused` also folds batch normalisation and the branches of RepConv, so that only convolutions with bias
+remain. Folding is done in float64.
 """
 
 import dataclasses
@@ -20,8 +21,35 @@ def with_form(spec: specs.ArchSpec, form: str) -> specs.ArchSpec:
     """The spec in another form; forms only go from `training` over `deploy` to `fused`."""
     if specs.FORMS.index(form) < specs.FORMS.index(spec.form):
         raise UserError(f'a model in form {spec.form!r} cannot be turned back into form {form!r}')
-    convert = {'training': lambda node: node, 'deploy': _deploy_node, 'fused': _fused_node}[form]
-    return dataclasses.replace(spec, form=form, nodes=tuple(convert(node) for node in spec.nodes))
+    if form == spec.form:
+        return spec
+    convert = {'deploy': _deploy_node, 'fused': _fused_node}[form]
+    nodes = tuple(convert(node) for node in _lead_nodes(spec))
+    return dataclasses.replace(spec, form=form, nodes=nodes, auxiliary=())
+
+
+def with_activation(spec: specs.ArchSpec, activation: str) -> specs.ArchSpec:
+    """The spec with another activation in place of every one that is not the identity; it needs training again.
+
+    Raises:
+      UserError: for an activation that no layer has.
+    """
+    layers.activation(activation)
+    nodes = tuple(
+        dataclasses.replace(node, activation=activation)  # type: ignore[call-arg]
+        if getattr(node, 'activation', 'identity') != 'identity'
+        else node
+        for node in spec.nodes
+    )
+    return dataclasses.replace(spec, nodes=nodes)
+
+
+def _lead_nodes(spec: specs.ArchSpec) -> tuple[specs.Node, ...]:
+    """The nodes that the lead heads need, in order."""
+    needed = set(spec.outputs)
+    for node in reversed(spec.nodes):
+        needed.update(node.inputs if node.name in needed else ())
+    return tuple(node for node in spec.nodes if node.name in needed)
 
 
 def to_form(model: Detector, variables: Variables, form: str) -> tuple[Detector, Variables]:
@@ -43,7 +71,9 @@ def to_form(model: Detector, variables: Variables, form: str) -> tuple[Detector,
         return model, variables
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
-    for before, after in zip(model.spec.layers, spec.layers, strict=True):
+    layers_before = {layer.name: layer for layer in model.spec.layers}
+    for after in spec.layers:
+        before = layers_before[after.name]
         own = variables['params'][before.name]
         running = variables.get('batch_stats', {}).get(before.name, {})
         if before == after:
@@ -65,7 +95,12 @@ def _fused_node(node: specs.Node) -> specs.Node:
         case specs.RepConv():
             dense = layers.branches(node)[0]
             return dataclasses.replace(
-                dense, name=node.name, pytorch_name=node.pytorch_name, epsilon=None, activation=node.activation
+                dense,
+                name=node.name,
+                pytorch_name=node.pytorch_name,
+                epsilon=None,
+                activation=node.activation,
+                pytorch_conv='rbr_reparam',
             )
     return _deploy_node(node)
 

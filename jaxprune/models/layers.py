@@ -1,10 +1,10 @@
 """Flax modules of the operations that a spec can name; images and activations are NHWC."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -28,7 +28,8 @@ def activation(name: str) -> Activation:
     """The function that a spec calls `name`; a slope follows a colon, as in `leaky_relu:0.1`."""
     kind, _, slope = name.partition(':')
     if kind == 'leaky_relu':
-        return lambda x: nn.leaky_relu(x, float(slope or 0.01))
+        with contextlib.suppress(ValueError):
+            return functools.partial(nn.leaky_relu, negative_slope=float(slope or 0.01))
     if name not in _ACTIVATIONS:
         raise UserError(f'activation {name!r} is not one of leaky_relu:SLOPE, {", ".join(_ACTIVATIONS)}')
     return _ACTIVATIONS[name]
@@ -112,39 +113,44 @@ class Head(Masked):
 
     node: specs.Head
     anchors: int
-    bias: tuple[float, ...] | None = None  # initial value for one anchor, repeated over anchors
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w a p']:
-        """Raw predictions; `train` changes nothing here."""
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w a p']:
+        """Raw predictions."""
         node = self.node
         if node.implicit:
-            x = x + self.param('implicit_add', nn.initializers.normal(0.02), (x.shape[-1],))[None, None, None, :]
-        x = nn.Conv(node.channels, (1, 1), bias_init=self._bias, name='conv')(self.read(x))
+            x = x + self.param('implicit_add', nn.initializers.zeros, (x.shape[-1],))[None, None, None, :]
+        x = nn.Conv(node.channels, (1, 1), name='conv')(self.read(x))
         if node.implicit:
-            multiply = self.param('implicit_multiply', _around_one, (node.channels,))
+            multiply = self.param('implicit_multiply', nn.initializers.ones, (node.channels,))
             x = x * multiply[None, None, None, :]
         return x.reshape(*x.shape[:-1], self.anchors, node.channels // self.anchors)
 
-    def _bias(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        if self.bias is None:
-            return jnp.zeros(shape, dtype)
-        return jnp.tile(jnp.asarray(self.bias, dtype), shape[0] // len(self.bias))
+
+def compute(node: specs.Node, inputs: Sequence[Float[Array, 'b h w c']], *, train: bool = False) -> Array:
+    """What a node without variables makes of its inputs; `train` chooses how its gradient is computed."""
+    match node:
+        case specs.MaxPool():
+            return _max_pool(inputs[0], node, train)
+        case specs.Upsample():
+            return _upsample(inputs[0], node.factor)
+        case specs.Concat():
+            return jnp.concatenate(inputs, axis=-1)
+        case specs.Add():
+            return functools.reduce(jnp.add, inputs)
+        case specs.Reorg():
+            x = inputs[0]
+            return jnp.concatenate([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], axis=-1)
+    raise TypeError(f'nothing computes {node!r}')
 
 
-def _around_one(key: Array, shape: tuple[int, ...]) -> Array:
-    return 1 + 0.02 * jax.random.normal(key, shape)
-
-
-def max_pool(x: Float[Array, 'b h w c'], node: specs.MaxPool, *, train: bool = False) -> Float[Array, 'b i j c']:
-    """`spec.MaxPool`."""
+def _max_pool(x: Array, node: specs.MaxPool, train: bool) -> Array:
     if train:
         return backward.max_pool(x, node.kernel, node.stride, node.padding)
     return nn.max_pool(x, node.kernel, node.stride, [(pad, pad) for pad in node.padding])
 
 
-def upsample(x: Float[Array, 'b h w c'], node: specs.Upsample) -> Float[Array, 'b i j c']:
-    """`spec.Upsample`."""
+def _upsample(x: Array, factor: int) -> Array:
     b, h, w, c = x.shape
-    k = node.factor
-    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, k, w, k, c)).reshape(b, h * k, w * k, c)
+    enlarged = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, factor, w, factor, c))
+    return enlarged.reshape(b, h * factor, w * factor, c)

@@ -1,18 +1,17 @@
 """Architectures by name: `configs/models/*.yaml` to `ArchSpec`."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import yaml
 
 from jaxprune import resources
 from jaxprune.errors import UserError
 from jaxprune.models import blocks, forms
 from jaxprune.models import spec as specs
-from jaxprune.models.detector import Detector, Variables, smallest_image
+from jaxprune.models.detector import Detector, Variables
+from jaxprune.models.initial import initial_variables
 
 
 def architectures() -> tuple[str, ...]:
@@ -21,7 +20,12 @@ def architectures() -> tuple[str, ...]:
 
 
 def build_spec(
-    name: str, *, classes: int | Sequence[str] = 80, form: str = 'training', width_multiple: float = 1.0
+    name: str,
+    *,
+    classes: int | Sequence[str] = 80,
+    form: str = 'training',
+    width_multiple: float = 1.0,
+    activation: str | None = None,
 ) -> specs.ArchSpec:
     """The spec of a named architecture.
 
@@ -30,9 +34,10 @@ def build_spec(
       classes: class names, or how many.
       form: `training`, `deploy` or `fused`.
       width_multiple: scales every channel count, rounded up to a multiple of 8.
+      activation: of every convolution, in place of the architecture's own.
 
     Raises:
-      UserError: for an unknown name or form, no class, or a width multiple that is not positive.
+      UserError: for an unknown name, form or activation, no class, or a width multiple that is not positive.
     """
     if name not in architectures():
         raise UserError(f'unknown architecture {name!r}: choose one of {", ".join(architectures())}')
@@ -40,8 +45,9 @@ def build_spec(
         raise UserError(f'unknown form {form!r}: choose one of {", ".join(specs.FORMS)}')
     if not 0 < width_multiple < 100:
         raise UserError(f'width multiple {width_multiple}: expected a positive number, such as 0.5')
-    config = yaml.safe_load(resources.path('models', f'{name}.yaml').read_text())
-    return forms.with_form(_training_spec(name, config, _class_names(classes), width_multiple), form)
+    auxiliary = form == 'training'  # the other forms number their modules as if there had never been any
+    spec = _spec(name, _class_names(classes), width_multiple, auxiliary=auxiliary)
+    return forms.with_form(spec if activation is None else forms.with_activation(spec, activation), form)
 
 
 def create(
@@ -51,6 +57,7 @@ def create(
     form: str = 'training',
     seed: int = 0,
     width_multiple: float = 1.0,
+    activation: str | None = None,
 ) -> tuple[Detector, Variables]:
     """A new model with random weights.
 
@@ -60,23 +67,20 @@ def create(
       form: `training`, `deploy` or `fused`.
       seed: of the random initial weights.
       width_multiple: scales every channel count, rounded up to a multiple of 8.
+      activation: of every convolution, in place of the architecture's own.
 
     Returns:
       The Flax module and its variables.
 
     Raises:
-      UserError: for an unknown name or form, no class, a width multiple that is not positive, or a seed out of range.
+      UserError: for an unknown name, form or activation, no class, a width multiple that is not positive, or a seed out
+        of range.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f'seed {seed}: give a whole number from 0 to {2**32 - 1}')
-    model = Detector(build_spec(name, classes=classes, form=form, width_multiple=width_multiple))
-    return model, _init(model, np.uint32(seed))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(model: Detector, seed: np.uint32) -> Variables:
-    image = smallest_image(model.spec)
-    return dict(model.init(jax.random.key(seed), jax.numpy.zeros(image.shape, image.dtype)))
+    options: Any = {'classes': classes, 'form': form, 'width_multiple': width_multiple, 'activation': activation}
+    model = Detector(build_spec(name, **options))
+    return model, jax.tree.map(jax.numpy.asarray, initial_variables(model.spec, seed))
 
 
 def _class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
@@ -86,36 +90,48 @@ def _class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _training_spec(name: str, config: dict[str, Any], classes: tuple[str, ...], width: float) -> specs.ArchSpec:
+def _config(name: str) -> dict[str, Any]:
+    """A configuration file; one that names a `base` has that one's entries, but for its own."""
+    config: dict[str, Any] = yaml.safe_load(resources.path('models', f'{name}.yaml').read_text())
+    return {**_config(config.pop('base')), **config} if 'base' in config else config
+
+
+def _spec(name: str, classes: tuple[str, ...], width: float, *, auxiliary: bool) -> specs.ArchSpec:
+    """The training form, with or without its auxiliary heads and what only they read."""
+    config = _config(name)
     builder = blocks.Builder(config['activation'], width)
-    named: dict[str, str] = {}
-    last = specs.IMAGE
-    for entry in config['layers']:
-        block, options = next((key, value) for key, value in entry.items() if key not in ('from', 'as'))
-        sources = entry.get('from', 'last')
-        sources = [sources] if isinstance(sources, str) else sources
-        inputs = [last if source == 'last' else named[source] for source in sources]
-        options = {key: named[value] if key == 'skip' else value for key, value in options.items()}
-        last = blocks.BLOCKS[block](builder, *inputs, **options)
-        if 'as' in entry:
-            named[entry['as']] = last
+    _add_blocks(builder, config['layers'] + (config.get('auxiliary_layers', []) if auxiliary else []))
     detect = builder.next_module()
-    outputs = tuple(
-        builder.add(
-            specs.Head,
-            named[source],
-            pytorch_name=f'{detect}.m.{level}',
-            channels=len(config['anchors'][level]) * (5 + len(classes)),
-            implicit=True,
+
+    def head(source: str, level: int, *, part: str, implicit: bool) -> str:
+        channels = len(config['anchors'][level]) * (5 + len(classes))
+        pytorch_name = f'{detect}.{part}.{level}'
+        return builder.add(
+            specs.Head, builder.named[source], pytorch_name=pytorch_name, channels=channels, implicit=implicit
         )
-        for level, source in enumerate(config['heads'])
-    )
+
+    lead = [head(source, level, part='m', implicit=True) for level, source in enumerate(config['heads'])]
+    sources = config.get('auxiliary_heads', []) if auxiliary else []
     return specs.ArchSpec(
         name=name,
         form='training',
         classes=classes,
         anchors=tuple(tuple((float(w), float(h)) for w, h in level) for level in config['anchors']),
         strides=tuple(config['strides']),
+        outputs=tuple(lead),
+        auxiliary=tuple(head(source, level, part='m2', implicit=False) for level, source in enumerate(sources)),
         nodes=tuple(builder.nodes),
-        outputs=outputs,
     )
+
+
+def _add_blocks(builder: blocks.Builder, entries: Sequence[dict[str, Any]]) -> None:
+    last = specs.IMAGE
+    for entry in entries:
+        block, options = next((key, value) for key, value in entry.items() if key not in ('from', 'as'))
+        sources = entry.get('from', 'last')
+        sources = [sources] if isinstance(sources, str) else sources
+        inputs = [last if source == 'last' else builder.named[source] for source in sources]
+        options = {key: builder.named[value] if key == 'skip' else value for key, value in options.items()}
+        last = blocks.BLOCKS[block](builder, *inputs, **options)
+        if 'as' in entry:
+            builder.named[entry['as']] = last

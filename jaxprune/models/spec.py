@@ -6,7 +6,7 @@ graphs) is derived from that, so a pruned network is the same spec with other ch
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from jaxprune.errors import UserError
@@ -25,20 +25,34 @@ class Node:
     pytorch_name: str
     inputs: tuple[str, ...]
 
+    def width(self, inputs: Sequence[int]) -> int:
+        """Number of channels of the output, from those of the inputs."""
+        return sum(inputs)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Conv(Node):
+class Layer(Node):
+    """A node with `channels` of its own, one per filter."""
+
+    channels: int
+
+    def width(self, inputs: Sequence[int]) -> int:
+        """Its own channels, whatever it reads."""
+        return self.channels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conv(Layer):
     """Convolution, then batch normalisation (or a bias, where `epsilon` is None), then an activation.
 
     Attributes:
-      channels: number of filters.
       kernel, stride, padding, dilation: (rows, columns); zeros are padded on both sides.
       epsilon: of the batch normalisation; None where there is none and the convolution has a bias.
       activation: `silu`, `leaky_relu:0.1` (with its slope), `relu`, `relu6`, `hardswish` or `identity`.
+      pytorch_conv: name of the `nn.Conv2d` within the PyTorch module; empty where it is that module itself.
     """
 
     op: ClassVar[str] = 'conv'
-    channels: int
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
@@ -46,14 +60,14 @@ class Conv(Node):
     groups: int = 1
     epsilon: float | None = None
     activation: str = 'identity'
+    pytorch_conv: str = 'conv'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RepConv(Node):
+class RepConv(Layer):
     """RepVGG convolution: 3×3 with BN plus 1×1 with BN plus, if `identity`, BN of the input; then an activation."""
 
     op: ClassVar[str] = 'repconv'
-    channels: int
     stride: tuple[int, int] = (1, 1)
     identity: bool = False
     epsilon: float
@@ -86,7 +100,32 @@ class Concat(Node):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Head(Node):
+class Add(Node):
+    """Sum of inputs with equal shapes."""
+
+    op: ClassVar[str] = 'add'
+
+    def width(self, inputs: Sequence[int]) -> int:
+        """That of any input."""
+        return inputs[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reorg(Node):
+    """Every 2x2 block of pixels into channels: four times the channels at half the resolution.
+
+    First all channels of the blocks' upper left pixels, then lower left, upper right, lower right.
+    """
+
+    op: ClassVar[str] = 'reorg'
+
+    def width(self, inputs: Sequence[int]) -> int:
+        """Four times that of the input."""
+        return 4 * inputs[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head(Layer):
     """1×1 convolution with bias that predicts `anchors · (5 + classes)` values per cell.
 
     With `implicit` (YOLOR's ImplicitA and ImplicitM), a learned vector is added to its input and another multiplies its
@@ -94,12 +133,10 @@ class Head(Node):
     """
 
     op: ClassVar[str] = 'head'
-    channels: int
     implicit: bool = False
 
 
-NODES: dict[str, type[Node]] = {cls.op: cls for cls in (Conv, RepConv, MaxPool, Upsample, Concat, Head)}
-Layer = Conv | RepConv | Head
+NODES: dict[str, type[Node]] = {cls.op: cls for cls in (Conv, RepConv, MaxPool, Upsample, Concat, Add, Reorg, Head)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +152,7 @@ class ArchSpec:
       nodes: in the layer order of the published tables (the PyTorch module order, heads last), which is also an
         order in which they can be computed.
       outputs: names of the heads, level by level.
+      auxiliary: names of the auxiliary heads, level by level, which only the loss of a training form reads.
     """
 
     name: str
@@ -124,6 +162,7 @@ class ArchSpec:
     strides: tuple[int, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+    auxiliary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen = {IMAGE}
@@ -136,6 +175,23 @@ class ArchSpec:
             seen.add(node.name)
         if self.form not in FORMS:
             raise UserError(f'spec {self.name!r}: form {self.form!r} is not one of {", ".join(FORMS)}')
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        """Raises `UserError` where levels, classes and heads do not fit together."""
+        levels = {len(self.anchors), len(self.strides), len(self.outputs), len(self.auxiliary) or len(self.outputs)}
+        if len(levels) != 1 or not self.outputs:
+            raise UserError(f'spec {self.name!r}: its anchors, strides and heads are not for the same number of levels')
+        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+            raise UserError(f'spec {self.name!r}: its classes are not names')
+        heads = {node.name: node.channels for node in self.nodes if isinstance(node, Head)}
+        for index, name in enumerate((*self.outputs, *self.auxiliary)):
+            expected = len(self.anchors[index % len(self.outputs)]) * (5 + len(self.classes))
+            if heads.get(name) != expected:
+                raise UserError(
+                    f'spec {self.name!r}: {name!r} is not a head of {expected} channels, which its anchors and '
+                    f'{len(self.classes)} classes need'
+                )
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -151,8 +207,7 @@ class ArchSpec:
         """Number of channels of every node's output, and of the image."""
         widths = {IMAGE: 3}
         for node in self.nodes:
-            own = getattr(node, 'channels', None)
-            widths[node.name] = sum(widths[name] for name in node.inputs) if own is None else own
+            widths[node.name] = node.width([widths[name] for name in node.inputs])
         return widths
 
     def resize(self, widths: Mapping[str, int]) -> Self:

@@ -1,8 +1,7 @@
-"""What `new`, `convert`, `info`, `graph` and `export` do."""
+"""What `new`, `info`, `graph` and `export` do."""
 
 import dataclasses
 import importlib.util
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,38 +19,15 @@ def new(
     form: str = 'training',
     seed: int = 0,
     width_multiple: float = 1.0,
+    activation: str | None = None,
 ) -> dict[str, Any]:
     """Writes a model with random weights; returns `summary` of it."""
-    model, variables = models.create(architecture, classes=classes, form=form, seed=seed, width_multiple=width_multiple)
+    checkpoint.check_output(output)
+    model, variables = models.create(
+        architecture, classes=classes, form=form, seed=seed, width_multiple=width_multiple, activation=activation
+    )
     checkpoint.save(model, variables, output)
     return summary(model, variables, output)
-
-
-def convert(source: Path, output: Path, *, form: str | None = None, name: str | None = None) -> dict[str, Any]:
-    """Converts a PyTorch checkpoint, or a model directory to another form; returns `summary` of the result.
-
-    Raises:
-      UserError: where the source cannot be read, holds a module that is not supported, or cannot take the form.
-    """
-    path = pathlib.Path(source)
-    if checkpoint.is_model(path):
-        model, variables = checkpoint.load(path)
-        metadata = checkpoint.load_metadata(path)
-    else:
-        model, variables = _read_pytorch(path, name)
-        metadata = {'converted_from': path.name}
-    model, variables = models.to_form(model, variables, form or model.spec.form)
-    if name is not None:
-        model = models.Detector(dataclasses.replace(model.spec, name=name))
-    checkpoint.save(model, variables, output, metadata=metadata)
-    return summary(model, variables, output)
-
-
-def _read_pytorch(path: pathlib.Path, name: str | None) -> tuple[models.Detector, models.Variables]:
-    import weights_convert
-
-    converted = weights_convert.convert_checkpoint(path, **({'name': name} if name else {}))
-    return models.Detector(converted.spec), converted.variables
 
 
 def summary(model: models.Detector, variables: models.Variables, path: Path) -> dict[str, Any]:

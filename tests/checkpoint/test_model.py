@@ -16,33 +16,25 @@ from jaxprune.errors import UserError
 FRESH = """
 import sys, numpy, jaxprune
 images = numpy.load(sys.argv[1] + '/images.npy')
-numpy.save(sys.argv[1] + '/decoded.npy', jaxprune.predict(*jaxprune.load(sys.argv[1] + '/model'), images))
+for name in sys.argv[2:]:
+    path = sys.argv[1] + '/' + name
+    numpy.save(path + '.npy', jaxprune.predict(*jaxprune.load(path), images))
 """
 
 
-def small(name, form, seed=0):
-    """A narrow model with random variables, statistics and implicits included."""
-    spec = models.build_spec(name, classes=2, form=form, width_multiple=0.125)
-    rng = np.random.default_rng(seed)
-    shapes = trees.flatten(models.shapes(spec))
-    low = {path: 0.5 if path[-1] in ('scale', 'var') else -0.1 for path in shapes}  # nothing that saturates
-    values = {path: rng.uniform(low[path], low[path] + 0.2, leaf.shape) for path, leaf in shapes.items()}
-    variables = trees.unflatten({path: value.astype(np.float32) for path, value in values.items()})
-    return models.Detector(spec), variables
-
-
 @pytest.fixture(scope='module')
-def saved(tmp_path_factory) -> pathlib.Path:
+def saved(tmp_path_factory, random_model) -> pathlib.Path:
     path = tmp_path_factory.mktemp('saved') / 'model'
-    checkpoint.save(*small('yolov7-tiny', 'training'), path, metadata={'plans': []})
+    spec, variables = random_model('yolov7-tiny')
+    checkpoint.save(models.Detector(spec), variables, path, metadata={'plans': []})
     return path
 
 
 @pytest.mark.parametrize('form', models.FORMS)
 @pytest.mark.parametrize('name', models.architectures())
-def test_variables_and_spec_survive(tmp_path, name, form):
-    model, variables = small(name, form)
-    model, variables = jaxprune.prune(model, variables, {8: 0.5, 'model.24': 0.25})
+def test_variables_and_spec_survive(tmp_path, random_model, name, form):
+    spec, variables = random_model(name, form)
+    model, variables = jaxprune.prune(models.Detector(spec), variables, {8: 0.5, spec.layers[24].pytorch_name: 0.25})
     checkpoint.save(model, variables, tmp_path / 'a b' / 'é')
     again, loaded = checkpoint.load(tmp_path / 'a b' / 'é')
     assert again.spec == model.spec
@@ -51,16 +43,21 @@ def test_variables_and_spec_survive(tmp_path, name, form):
         np.testing.assert_array_equal(leaf, trees.get(variables, path))
 
 
-def test_a_fresh_process_computes_the_same_bits(tmp_path):
+@pytest.mark.slow
+def test_a_fresh_process_computes_the_same_bits(tmp_path, random_model):
     rng = np.random.default_rng(1)
     images = rng.uniform(size=(2, 64, 64, 3)).astype(np.float32)
     np.save(tmp_path / 'images.npy', images)
-    model, variables = jaxprune.prune(*small('yolov7-tiny', 'training'), {8: 0.5, 18: 0.5})
-    jaxprune.save(model, variables, tmp_path / 'model')
-    subprocess.run([sys.executable, '-c', FRESH, str(tmp_path)], check=True, capture_output=True)
-    here = jaxprune.predict(model, variables, images)
-    assert np.ptp(here[..., 4]) > 0
-    np.testing.assert_array_equal(np.load(tmp_path / 'decoded.npy'), here)
+    here = {}
+    for name in models.architectures():
+        spec, variables = random_model(name)
+        model, variables = jaxprune.prune(models.Detector(spec), variables, {8: 0.5, 18: 0.5})
+        jaxprune.save(model, variables, tmp_path / name)
+        here[name] = jaxprune.predict(model, variables, images)
+    subprocess.run([sys.executable, '-c', FRESH, str(tmp_path), *here], check=True, capture_output=True)
+    for name, decoded in here.items():
+        assert np.ptp(decoded[..., 4]) > 0
+        np.testing.assert_array_equal(np.load(tmp_path / f'{name}.npy'), decoded)
 
 
 @pytest.mark.parametrize('damage', ['cut', 'flipped', 'missing'])

@@ -9,10 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 
+import jaxprune
+from jaxprune import models
 from jaxprune.errors import UserError
 from jaxprune.export import OPSETS, build_onnx, check_onnx, export_onnx
 from jaxprune.models.detector import Detector, smallest_image
-from jaxprune.models.spec import IMAGE, ArchSpec, Concat, Conv, Head, MaxPool, Upsample
+from jaxprune.models.spec import IMAGE, Add, ArchSpec, Concat, Conv, Head, MaxPool, Reorg, Upsample
 
 ACTIVATIONS = ('silu', 'leaky_relu:0.1', 'relu', 'relu6', 'hardswish', 'identity')
 
@@ -27,7 +29,8 @@ def conv(name, source, channels, *, kernel=1, stride=1, activation='silu', **mor
 def every_operation(activation='silu'):
     """Two levels (strides 4 and 8), two classes, every operation of a fused spec."""
     nodes = (
-        conv('model_0', IMAGE, 6, kernel=3, stride=2, activation=activation),
+        Reorg(name='model_r', pytorch_name='model.r', inputs=(IMAGE,)),
+        conv('model_0', 'model_r', 6, kernel=3, activation=activation),
         conv('model_1', 'model_0', 8, kernel=3, stride=2, activation=activation),
         conv('model_2', 'model_1', 8, kernel=3, activation=activation, groups=4),
         MaxPool(name='model_3', pytorch_name='model.3', inputs=('model_2',), kernel=(2, 2), stride=(2, 2)),
@@ -35,7 +38,9 @@ def every_operation(activation='silu'):
             name='model_4', pytorch_name='model.4', inputs=('model_3',), kernel=(5, 5), stride=(1, 1), padding=(2, 2)
         ),
         Concat(name='model_5', pytorch_name='model.5', inputs=('model_4', 'model_3')),
-        conv('model_6', 'model_5', 6, activation=activation),
+        conv('model_6_0', 'model_5', 6, activation=activation),
+        conv('model_6_1', 'model_5', 6, activation=activation),
+        Add(name='model_6', pytorch_name='model.6', inputs=('model_6_0', 'model_6_1')),
         Upsample(name='model_7', pytorch_name='model.7', inputs=('model_6',), factor=2),
         Concat(name='model_8', pytorch_name='model.8', inputs=('model_7', 'model_1')),
         Head(name='model_9_m_0', pytorch_name='model.9.m.0', inputs=('model_8',), channels=14),
@@ -70,6 +75,16 @@ def test_every_operation_computes_the_model(tmp_path, activation):
     assert min(output.largest for output in parity.outputs) > 0.1
 
 
+@pytest.mark.parametrize('name', models.architectures())
+def test_every_architecture_computes_the_model(tmp_path, random_model, name):
+    """From a pruned training form: its auxiliary heads and folded parts do not reach the file."""
+    spec, variables = random_model(name)
+    model, variables = jaxprune.prune(models.Detector(spec), variables, {3: 0.5, 12: 0.25})
+    model, variables = models.to_form(model, variables, 'fused')
+    path = export_onnx(model.spec, variables, tmp_path / 'model.onnx', image_size=(64, 128), decoded=True)
+    assert check_onnx(path, model.spec, variables, images(1, 64, 128)).worst.relative < 2e-5
+
+
 @pytest.mark.parametrize('opset', OPSETS)
 @pytest.mark.parametrize('decoded', [False, True])
 def test_every_opset_has_the_same_outputs(tmp_path, opset, decoded):
@@ -95,7 +110,7 @@ def test_graph_is_lean_and_says_what_it_is():
     model = build_onnx(spec, random_variables(spec), image_size=(16, 24))
     operations = [node.op_type for node in model.graph.node]
     assert operations.count('Conv') == len(spec.layers)
-    assert set(operations) == {'Conv', 'Sigmoid', 'Mul', 'MaxPool', 'Concat', 'Resize'}
+    assert set(operations) == {'Conv', 'Sigmoid', 'Mul', 'MaxPool', 'Concat', 'Resize', 'Slice', 'Add'}
     assert all(tensor.raw_data for tensor in model.graph.initializer)
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert metadata == {

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from jaxprune import graph, models
+from jaxprune.models.spec import IMAGE
 
 
 def golden_edges(golden, name):
@@ -41,7 +42,40 @@ def test_inputs_of_the_original(golden, name):
     }
 
 
-def test_every_layer_is_a_group_of_its_own():
+def wiring(spec):
+    """Edges by following concatenations through the spec, in place of the traced model."""
+    index = {node.name: place for place, node in enumerate(spec.layers)}
+    runs = {IMAGE: []}  # per node: (layer, offset of its channels)
+    widths, edges = spec.widths(), []
+    for node in spec.nodes:
+        sources, start = [], 0
+        for name in node.inputs:
+            sources += [(layer, start + offset) for layer, offset in runs[name]]
+            start += widths[name] if node.op == 'concat' else 0
+        edges += [(layer, index[node.name], offset) for layer, offset in sources] if node.name in index else []
+        runs[node.name] = [(index[node.name], 0)] if node.name in index else sources
+    return sorted(edges)
+
+
+@pytest.mark.parametrize('name', models.architectures())
+def test_edges_follow_the_wiring(name):
+    spec = models.build_spec(name, width_multiple=0.25)
+    found = models.connectivity(spec)
+    assert [(edge.producer, edge.consumer, edge.offset) for edge in found.edges] == wiring(spec)
+    assert all(edge.channels == spec.layers[edge.producer].channels for edge in found.edges)
+    outputs = {*spec.outputs, *spec.auxiliary}
+    assert {layer.name for layer in found.layers if not layer.prunable} == outputs
+    assert len(outputs) == len(spec.strides) * (2 if spec.auxiliary else 1)
+
+
+def test_layers_that_are_added_are_one_group():
+    spec = models.build_spec('yolov7-e6e')
+    groups = [group.layers for group in models.connectivity(spec).groups if len(group.layers) > 1]
+    assert groups == [node.inputs[::-1] for node in spec.nodes if node.op == 'add']
+    assert len(groups) == 11
+
+
+def test_every_other_layer_is_a_group_of_its_own():
     spec = models.build_spec('yolov7')
     found = models.connectivity(spec)
     assert [group.layers for group in found.groups] == [(node.name,) for node in spec.layers]

@@ -106,11 +106,11 @@ class ImplicitM(ImplicitA):
 
 
 class IDetect(nn.Module):
-    def __init__(self, classes, anchors, reads):
+    def __init__(self, classes, anchors, reads, strides=(2.0, 4.0)):
         super().__init__()
         self.nc, self.no, self.na = classes, classes + 5, len(anchors[0])
         pixels = torch.tensor(anchors).float()
-        self.stride = torch.tensor([2.0, 4.0])
+        self.stride = torch.tensor(strides)
         self.register_buffer('anchors', pixels / self.stride[:, None, None])
         self.register_buffer('anchor_grid', pixels[:, None, :, None, None, :].clone())
         self.m = nn.ModuleList([nn.Conv2d(read, self.no * self.na, 1) for read in reads])

@@ -5,12 +5,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from jaxprune import models
-from weights_convert import ConversionError, convert_checkpoint
+from jaxprune import detection, models
+from weights_convert import convert_checkpoint
 
 SMALL = pathlib.Path(__file__).parents[1] / 'golden' / 'convert'  # made by make_golden.py
-FAMILY = ('training-yolov7', 'deploy-yolov7', 'training-yolov7-tiny', 'deploy-yolov7-tiny')
-MORE = ('training-yolov7x', 'deploy-yolov7x', 'deploy-yolov7-tiny-silu')
+ARCHITECTURES = ('yolov7', 'yolov7x', 'yolov7-tiny', 'yolov7-w6', 'yolov7-e6', 'yolov7-d6', 'yolov7-e6e')
+FAMILY = (*(f'{form}-{name}' for name in ARCHITECTURES for form in ('training', 'deploy')), 'deploy-yolov7-tiny-silu')
 
 
 @pytest.fixture
@@ -49,6 +49,34 @@ def test_computes_what_pytorch_computes(file, form):
     assert (converted.spec.name, converted.spec.form) == ('mixed', form)
     for level, head in enumerate(heads):
         assert _error(head, expected[f'{file}{level}']) < 2e-6
+
+
+@pytest.mark.parametrize(
+    ('file', 'form', 'heads'),
+    [
+        ('blocks', 'training', 4),  # composite modules, auxiliary heads, in an object with the average, legacy format
+        ('blocks_fused', 'fused', 2),  # auxiliary heads that are no longer computed; compiled by torch.compile
+    ],
+)
+def test_composite_modules_compute_what_pytorch_computes(file, form, heads):
+    converted = convert_checkpoint(SMALL / f'{file}.pt')
+    expected = np.load(SMALL / 'blocks.npz')
+    images = expected['image'].transpose(0, 2, 3, 1)
+    found = models.heads(models.Detector(converted.spec), converted.variables, images, auxiliary=True)
+    assert (converted.spec.name, converted.spec.form, len(found)) == ('blocks', form, heads)
+    assert converted.unexpected_calls == ()
+    for level, head in enumerate(found):
+        assert _error(np.asarray(head), expected[f'{file}{level}']) < 2e-6
+
+
+def test_order_of_the_layers_in_a_downc_and_what_only_auxiliary_heads_read():
+    layers = [node.pytorch_name for node in convert_checkpoint(SMALL / 'blocks.pt').spec.layers]
+    fused = [node.pytorch_name for node in convert_checkpoint(SMALL / 'blocks_fused.pt').spec.layers]
+    assert layers[:4] == ['model.1', 'model.2.cv1', 'model.2.cv2', 'model.2.cv3']
+    assert layers[-4:] == ['model.18.m.0', 'model.18.m.1', 'model.18.m2.0', 'model.18.m2.1']
+    assert [name for name in layers if name not in fused] == [
+        *('model.12.conv', 'model.17', 'model.18.m2.0', 'model.18.m2.1'),
+    ]
 
 
 def test_takes_everything_from_the_module_tree():
@@ -90,20 +118,29 @@ def _leaves(tree):
     return [leaf for value in tree.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]
 
 
-@pytest.mark.parametrize('file', [*FAMILY, *MORE])
+@pytest.mark.parametrize('file', FAMILY)
 def test_family_computes_what_the_original_computes(find, file):
     converted = convert_checkpoint(find(f'family/{file}.pt'))
     expected = np.load(find(f'family/{file}.npz'))
     images = expected['image'].transpose(0, 2, 3, 1)
-    heads = _heads(converted, images)
+    model, levels = models.Detector(converted.spec), len(expected['stride'])
+    heads = [np.asarray(head) for head in models.heads(model, converted.variables, images, auxiliary=True)]
     assert converted.spec.form == file.partition('-')[0]
     assert converted.spec.strides == tuple(expected['stride'])
+    assert len(heads) == sum(key.startswith('train') for key in expected)  # lead, then auxiliary
     np.testing.assert_array_equal(np.asarray(converted.spec.anchors), expected['anchors'])
     for level, head in enumerate(heads):
+        assert _error(head.transpose(0, 3, 1, 2, 4), expected[f'train{level}']) < 2e-5
+    for level, head in enumerate(heads[:levels]):
         assert _error(head.transpose(0, 3, 1, 2, 4), expected[f'raw{level}']) < 2e-5
-    decoded = np.asarray(models.predict(models.Detector(converted.spec), converted.variables, images))
+    anchors = np.asarray(converted.spec.anchors, np.float32)
+    decoded = np.asarray(detection.decode(heads[:levels], anchors, converted.spec.strides))
     assert _error(decoded[..., :4], expected['decoded'][..., :4]) < 2e-5
     assert np.abs(decoded[..., 4:] - expected['decoded'][..., 4:]).max() < 2e-5
+    for fused, head in zip(
+        models.heads(*models.to_form(model, converted.variables, 'fused'), images), heads, strict=False
+    ):
+        assert _error(np.asarray(fused), head) < 1e-4
 
 
 @pytest.mark.parametrize('file', FAMILY)
@@ -123,11 +160,3 @@ def test_trained_checkpoint_computes_what_the_original_computes(find):
     assert converted.spec.classes == ('RBC', 'WBC', 'Platelets')
     assert _error(decoded[..., :4], expected['input'][..., :4]) < 2e-5
     assert np.abs(decoded[..., 4:] - expected['input'][..., 4:]).max() < 2e-5
-
-
-@pytest.mark.parametrize('architecture', ['w6', 'e6', 'd6', 'e6e'])
-def test_module_without_translation_is_named(find, architecture):
-    with pytest.raises(
-        ConversionError, match=r'deploy-yolov7-\w+.pt: model.0 \(models.common.ReOrg\).*supported are Conv'
-    ):
-        convert_checkpoint(find(f'family/deploy-yolov7-{architecture}.pt'))

@@ -112,6 +112,12 @@ def test_call_beside_a_good_model_is_reported(tmp_path):
         ((b'X\x05\x00\x00\x00model', b'X\x05\x00\x00\x00mudel'), 'no model in it'),
         ((b'K\x06K\x06K\x01K\x01t', b'K\x06K\x03K\x01K\x01t'), r'kernel is \(1, 1, 3, 6\), expected \(1, 1, 6, 6\)'),
         ((b'X\x06\x00\x00\x00weight', b'X\x06\x00\x00\x00w/../x'), 'not a name of a module or tensor'),
+        (
+            (b'running_mean', b'running_maen'),
+            r'missing \(model.0.bn.running_mean.*\), \d+ unexpected \(model.0.bn.running_maen, .*\)',
+        ),
+        ((b'common\nConcat', b'common\nShortcut'), r'model.5 adds layers of different widths \(12, 8\)'),
+        ((b'models.yolo\nIDetect', b'models.yolo\nIAuxDetect'), r"model.14 .* has no submodule 'm2'"),
     ],
 )
 def test_error_names_what_is_not_supported(tmp_path, replace, expected):

@@ -1,0 +1,98 @@
+"""What `convert` does: from and to PyTorch files, from one form or activation to another."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from jaxprune import checkpoint, downloads, models
+from jaxprune.errors import UserError
+from jaxprune.files import Path
+from jaxprune.pipeline._model import summary
+
+_PYTORCH = ('.pt', '.pth')
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    form: str | None = None,
+    activation: str | None = None,
+    name: str | None = None,
+    like: Path | None = None,
+    dtype: str = 'float32',
+) -> dict[str, Any]:
+    """Converts a model.
+
+    Args:
+      source: a PyTorch file, a model directory, or the name of a released checkpoint, which is downloaded.
+      output: model directory to write, or a PyTorch file where it ends in `.pt` or `.pth`.
+      form: of the result; as the source's where it is None.
+      activation: in place of that of every layer.
+      name: of the architecture.
+      like: the PyTorch checkpoint that the model came from. With it, a PyTorch file is a whole checkpoint like that
+        one; without it, a state_dict.
+      dtype: of a PyTorch file, `float32` or `float16`.
+
+    Returns:
+      `summary` of the result; `tensors`: what became of every tensor of a PyTorch source; with `like`, `configured`:
+      whether the configuration inside describes the network written.
+
+    Raises:
+      UserError: where the source cannot be read, holds a module that is not supported, or cannot take the form; or
+        where the result cannot be written.
+    """
+    to_pytorch = pathlib.Path(output).suffix in _PYTORCH
+    if not to_pytorch:
+        _check_directory(output, like, dtype)
+    model, variables, metadata, tensors = _read(source, name)
+    model, variables = models.to_form(model, variables, form or model.spec.form)
+    spec = model.spec if activation is None else models.with_activation(model.spec, activation)
+    spec = spec if name is None else dataclasses.replace(spec, name=name)
+    result = {**summary(models.Detector(spec), variables, output), 'tensors': tensors}
+    if to_pytorch:
+        return result | _write_pytorch(spec, variables, output, like, dtype)
+    checkpoint.save(models.Detector(spec), variables, output, metadata=metadata)
+    return result
+
+
+def _check_directory(output: Path, like: Path | None, dtype: str) -> None:
+    """Raises `UserError` for options that only a PyTorch file has, and where no directory can be written."""
+    if like is not None or dtype != 'float32':
+        option = '--half' if like is None else '--like'
+        raise UserError(f'{output}: {option} is for PyTorch files; choose an output that ends in .pt')
+    checkpoint.check_output(output)
+
+
+def _read(
+    source: Path, name: str | None
+) -> tuple[models.Detector, models.Variables, dict[str, Any], list[dict[str, Any]]]:
+    """Model, variables, metadata, and what became of every tensor of a PyTorch file."""
+    import weights_convert
+
+    path = pathlib.Path(source)
+    if checkpoint.is_model(path):
+        return *checkpoint.load(path), checkpoint.load_metadata(path), []
+    if not path.exists():
+        path = _released(path)
+    converted = weights_convert.convert_checkpoint(path, name=name)
+    tensors = [dataclasses.asdict(tensor) for tensor in converted.report]
+    return models.Detector(converted.spec), converted.variables, {'converted_from': path.name}, tensors
+
+
+def _released(path: pathlib.Path) -> pathlib.Path:
+    names = downloads.releases()
+    if str(path) not in names:
+        raise UserError(f'{path}: no such file or model directory, nor a released checkpoint ({", ".join(names)})')
+    return downloads.fetch(str(path))
+
+
+def _write_pytorch(
+    spec: models.ArchSpec, variables: models.Variables, output: Path, like: Path | None, dtype: str
+) -> dict[str, Any]:
+    import weights_convert
+
+    if like is None:
+        weights_convert.write_state_dict(spec, variables, output, dtype=dtype)
+        return {}
+    return {'configured': weights_convert.write_checkpoint(spec, variables, output, like=like, dtype=dtype)}

@@ -50,12 +50,4 @@ def _head(translation: Translation, conv: Module, source: str, *, implicit: bool
     return translation.add(specs.Head, conv.path, (source,), channels=settings['channels'], implicit=implicit)
 
 
-def needed(nodes: tuple[specs.Node, ...], outputs: tuple[str, ...]) -> tuple[specs.Node, ...]:
-    """The nodes that some output depends on, in order."""
-    wanted = set(outputs)
-    for node in reversed(nodes):
-        wanted.update(node.inputs if node.name in wanted else ())
-    return tuple(node for node in nodes if node.name in wanted)
-
-
 TRANSLATORS: dict[str, Translator] = {'Detect': _detect, 'IDetect': _detect, 'IAuxDetect': _auxiliary_detect}

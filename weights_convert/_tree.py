@@ -38,7 +38,7 @@ def tree_spec(root: Module, read: Read, *, name: str) -> specs.ArchSpec:
         raise ConversionError('there is no detection module (Detect, IDetect, IAuxDetect) in it')
     detect, outputs, nodes = translation.detect, tuple(translation.outputs), tuple(translation.nodes)
     if detect.kind == 'IAuxDetect' and not translation.auxiliary:
-        nodes = _heads.needed(nodes, outputs)
+        nodes = specs.needed(nodes, outputs)
     anchors, strides = anchors_of(read(detect.tensor('anchor_grid', 6)), detect.place), _strides(detect, read)
     channels = {node.channels for node in nodes if isinstance(node, specs.Head)}
     values, rest = divmod(min(channels), len(anchors[0]))

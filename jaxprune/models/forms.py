@@ -24,7 +24,7 @@ def with_form(spec: specs.ArchSpec, form: str) -> specs.ArchSpec:
     if form == spec.form:
         return spec
     convert = {'deploy': _deploy_node, 'fused': _fused_node}[form]
-    nodes = tuple(convert(node) for node in _lead_nodes(spec))
+    nodes = tuple(convert(node) for node in specs.needed(spec.nodes, spec.outputs))
     return dataclasses.replace(spec, form=form, nodes=nodes, auxiliary=())
 
 
@@ -42,14 +42,6 @@ def with_activation(spec: specs.ArchSpec, activation: str) -> specs.ArchSpec:
         for node in spec.nodes
     )
     return dataclasses.replace(spec, nodes=nodes)
-
-
-def _lead_nodes(spec: specs.ArchSpec) -> tuple[specs.Node, ...]:
-    """The nodes that the lead heads need, in order."""
-    needed = set(spec.outputs)
-    for node in reversed(spec.nodes):
-        needed.update(node.inputs if node.name in needed else ())
-    return tuple(node for node in spec.nodes if node.name in needed)
 
 
 def to_form(model: Detector, variables: Variables, form: str) -> tuple[Detector, Variables]:

@@ -139,6 +139,14 @@ class Head(Layer):
 NODES: dict[str, type[Node]] = {cls.op: cls for cls in (Conv, RepConv, MaxPool, Upsample, Concat, Add, Reorg, Head)}
 
 
+def needed(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[Node, ...]:
+    """The nodes that some of the outputs depend on, in order."""
+    wanted = set(outputs)
+    for node in reversed(nodes):
+        wanted.update(node.inputs if node.name in wanted else ())
+    return tuple(node for node in nodes if node.name in wanted)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArchSpec:
     """A detector's architecture.
@@ -211,10 +219,27 @@ class ArchSpec:
         return widths
 
     def resize(self, widths: Mapping[str, int]) -> Self:
-        """The same architecture with other channel counts for the layers named in `widths`."""
+        """The same architecture with other channel counts for the layers named in `widths`.
+
+        A depthwise convolution stays one: it has as many groups as channels to read.
+        """
         nodes = tuple(
-            dataclasses.replace(node, channels=int(widths[node.name])) if node.name in widths else node  # type: ignore[call-arg]
+            dataclasses.replace(node, channels=int(widths[node.name]))
+            if isinstance(node, Layer) and node.name in widths
+            else node
             for node in self.nodes
+        )
+        before, after = self.widths(), dataclasses.replace(self, nodes=nodes).widths()
+        depthwise = {
+            node.name: after[node.inputs[0]]
+            for node in self.nodes
+            if isinstance(node, Conv) and node.groups == before[node.inputs[0]]
+        }
+        nodes = tuple(
+            dataclasses.replace(node, groups=depthwise[node.name])
+            if isinstance(node, Conv) and node.name in depthwise
+            else node
+            for node in nodes
         )
         return dataclasses.replace(self, nodes=nodes)
 

@@ -1,6 +1,7 @@
 """Laws 1 to 3 on the architectures themselves, in every form, for random plans over all layers."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -19,7 +20,9 @@ from jaxprune.pruning import (
     uniform_rates,
     widths,
 )
+from weights_convert import convert_checkpoint
 
+BLOCKS = pathlib.Path(__file__).parents[1] / 'golden' / 'convert' / 'blocks.pt'
 CASES = [
     (name, form)
     for name in models.architectures()
@@ -34,9 +37,9 @@ def random_plan(graph, seed):
     layers = []
     for group in (group for group in graph.groups if group.protected is None):
         layer = next(layer for layer in graph.layers if layer.name == group.layers[0])
-        kept = rng.choice([1, layer.channels, rng.integers(1, layer.channels + 1)], p=[0.05, 0.15, 0.8])
-        keep = np.sort(rng.permutation(layer.channels)[:kept])
-        layers.append(PlanLayer(layer.index, layer.name, layer.channels, tuple(keep.tolist())))
+        kept = rng.choice([1, group.channels, rng.integers(1, group.channels + 1)], p=[0.05, 0.15, 0.8])
+        keep = np.sort(rng.permutation(group.channels)[:kept])
+        layers.append(PlanLayer(layer.index, layer.name, group.channels, tuple(keep.tolist())))
     return Plan(tuple(layers))
 
 
@@ -69,6 +72,25 @@ def test_masked_is_sliced(random_model, name, form, images):
     assert np.abs(forward(variables) - sliced).max() > 0.01 * np.abs(sliced).max()
     masked = {**variables, 'masks': {layer: {'input': factors} for layer, factors in read_masks(graph, plan).items()}}
     assert_close(compiled(spec, masked, images)(masked), sliced)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_masked_is_sliced_in_other_blocks(images, seed):
+    """A converted network of bottlenecks, ghost and depthwise convolutions, whose added layers share groups."""
+    converted = convert_checkpoint(BLOCKS)
+    spec, variables = converted.spec, converted.variables
+    graph = models.connectivity(spec)
+    plan = random_plan(graph, seed)
+    smaller, small = slice_variables(variables, graph, plan), spec.resize(widths(graph, plan))
+    assert any(
+        group.channels < layer.channels
+        for group in graph.groups
+        for layer in graph.layers
+        if layer.name in group.layers
+    )
+    assert any(getattr(node, 'groups', 1) > 1 for node in spec.layers)
+    sliced = compiled(small, smaller, images)(smaller)
+    assert_close(compiled(spec, variables, images)(mask(variables, graph, plan)), sliced)
 
 
 @pytest.mark.parametrize(('name', 'form'), CASES)

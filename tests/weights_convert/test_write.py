@@ -206,12 +206,7 @@ def _changed(spec, name, **changes):
 
 def _narrowed(file):
     """Pruned, with depthwise convolutions that have lost channels and so groups."""
-    spec, variables = _pruned(convert_checkpoint(SMALL / file), 0.4, min_channels=2)
-    nodes = [
-        dataclasses.replace(node, groups=node.channels) if getattr(node, 'groups', 1) > 1 else node
-        for node in spec.nodes
-    ]
-    return dataclasses.replace(spec, nodes=tuple(nodes)), variables
+    return _pruned(convert_checkpoint(SMALL / file), 0.4, min_channels=2)
 
 
 def test_depthwise_convolutions_are_narrowed(tmp_path):
@@ -258,7 +253,9 @@ def test_original_of_another_model(tmp_path, small, change, expected):
 
 
 def test_form_of_the_original(tmp_path, small):
-    with pytest.raises(ConversionError, match=r'form fused, the model in the form training.*3 missing|missing'):
+    with pytest.raises(
+        ConversionError, match=r'in the form fused, the model in the form training.*missing .*unexpected'
+    ):
         write_checkpoint(small.spec, small.variables, tmp_path / 'out.pt', like=SMALL / 'fused.pt')
     assert list(tmp_path.iterdir()) == []
 

@@ -21,6 +21,18 @@ def golden() -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
+def find(golden):
+    """The path of a file among the reference files; those too large to be copied into the repository may be missing."""
+
+    def path(name: str) -> pathlib.Path:
+        if not (golden / name).exists():
+            pytest.skip(f'{name} is not beside this checkout')
+        return golden / name
+
+    return path
+
+
+@pytest.fixture(scope='session')
 def data() -> pathlib.Path:
     """Images and labels: the whole sets beside the checkout, or the few in it."""
     return SHARED / 'data' if SHARED.is_dir() else SMALL / 'data'

@@ -13,19 +13,12 @@ from jaxprune.export import export_onnx
 from weights_convert import convert_checkpoint
 
 SMALL = pathlib.Path(__file__).parents[1] / 'golden' / 'convert'
-FAMILY = ('training-yolov7', 'deploy-yolov7', 'training-yolov7-tiny', 'deploy-yolov7-tiny', 'deploy-yolov7-tiny-silu')
-
-
-@pytest.fixture
-def find(golden):
-    """The path of a reference file; the checkpoints are too large to be copied into the repository."""
-
-    def path(name):
-        if not (golden / name).exists():
-            pytest.skip(f'{name} is not beside this checkout')
-        return golden / name
-
-    return path
+FAMILY = [
+    f'{form}-yolov7{size}'
+    for form in ('training', 'deploy')
+    for size in ('', 'x', '-tiny', '-w6', '-e6', '-d6', '-e6e')
+]
+FAMILY += ['deploy-yolov7-tiny-silu']
 
 
 def load(checkpoint):

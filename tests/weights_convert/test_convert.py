@@ -13,18 +13,6 @@ ARCHITECTURES = ('yolov7', 'yolov7x', 'yolov7-tiny', 'yolov7-w6', 'yolov7-e6', '
 FAMILY = (*(f'{form}-{name}' for name in ARCHITECTURES for form in ('training', 'deploy')), 'deploy-yolov7-tiny-silu')
 
 
-@pytest.fixture
-def find(golden):
-    """The path of a reference checkpoint; too large to be copied into the repository."""
-
-    def path(name):
-        if not (golden / name).exists():
-            pytest.skip(f'{name} is not beside this checkout')
-        return golden / name
-
-    return path
-
-
 def _heads(converted, images):
     return [np.asarray(head) for head in models.heads(models.Detector(converted.spec), converted.variables, images)]
 

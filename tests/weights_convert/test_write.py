@@ -24,18 +24,6 @@ torch_files = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(torch_files)
 
 
-@pytest.fixture
-def find(golden):
-    """The path of a reference checkpoint; too large to be copied into the repository."""
-
-    def path(name):
-        if not (golden / name).exists():
-            pytest.skip(f'{name} is not beside this checkout')
-        return golden / name
-
-    return path
-
-
 @pytest.fixture(scope='module')
 def small():
     """The small checkpoint that uses every kind of module, converted."""

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxprune import trees
 from jaxprune.errors import UserError
 from jaxprune.models import spec as specs
@@ -76,7 +78,7 @@ def convert_checkpoint(path: str | pathlib.Path, *, name: str | None = None) -> 
 def _convert(checkpoint: Checkpoint, name: str | None, stem: str) -> Converted:
     entry = find(checkpoint.value)
     if isinstance(entry, Object):
-        root = network(entry)
+        root = network(entry, file_size=checkpoint.size)
         spec, tensors = tree_spec(root, checkpoint.read, name=stem), tree_tensors(root)
         spec = dataclasses.replace(spec, name=name or spec.name)
     else:
@@ -104,6 +106,10 @@ def _check(spec: specs.ArchSpec, links: Mapping[str, _names.Link], tensors: Mapp
         raise ConversionError(f'its layers do not fit together: {str(error).splitlines()[0]}') from error
     for name, link in links.items():
         _names.check_axes(name, tensors[name].shape, link.layout)
+        if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+            raise ConversionError(
+                f'{name!r} is of type {tensors[name].dtype.name}; quantised models cannot be converted'
+            )
     given = {link.path: _Shape(_names.flax_shape(tensors[name].shape, link.layout)) for name, link in links.items()}
     differences = trees.diff(needed, trees.unflatten(given))
     if differences:

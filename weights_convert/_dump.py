@@ -20,7 +20,8 @@ _PROTOCOL = 2
 _SHORT_TUPLES = ('TUPLE1', 'TUPLE2', 'TUPLE3')
 _SINGLE = {None: 'NONE', True: 'NEWTRUE', False: 'NEWFALSE'}
 _SIZE = Global('torch.Size', 'torch')
-_HARMLESS = frozenset({'copyreg._reconstructor', 'pathlib.Path', 'pathlib.PosixPath', 'pathlib.WindowsPath'})
+_REBUILDING = frozenset(name for name in EXPECTED_CALLS if name.startswith('torch._utils._rebuild_'))
+_HARMLESS = frozenset({'pathlib.Path', 'pathlib.PosixPath', 'pathlib.WindowsPath'})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +184,8 @@ def _mapping(writer: _Writer, value: Mapping) -> Iterator[Any]:
 
 
 def _object(writer: _Writer, value: Object) -> Iterator[Any]:
-    if value.opcode == 'REDUCE' and value.maker and value.maker.name not in EXPECTED_CALLS | _HARMLESS:
-        raise ConversionError(f'it calls {value.maker.name!r:.60}, which no checkpoint needs, and is not passed on')
+    if value.opcode == 'REDUCE' and value.maker:
+        _check_call(value.maker, value.arguments)
     writer.enter(value)
     yield value.maker
     yield value.arguments
@@ -193,6 +194,20 @@ def _object(writer: _Writer, value: Object) -> Iterator[Any]:
     writer.code(value.opcode)
     writer.remember(value)
     yield from _edits(writer, value.edits)
+
+
+def _check_call(function: Global, arguments: tuple[Any, ...]) -> None:
+    """Raises `ConversionError` for a call that no checkpoint needs; so PyTorch calls nothing because of this writer."""
+    first, second = (getattr(argument, 'name', None) for argument in (*arguments, None, None)[:2])
+    match function.name:
+        case 'copyreg._reconstructor':  # makes an object by calling its second argument
+            fine = second == 'builtins.object'
+        case 'torch._tensor._rebuild_from_type_v2':  # calls its first argument
+            fine = first in _REBUILDING
+        case name:
+            fine = name in EXPECTED_CALLS or name in _HARMLESS
+    if not fine:
+        raise ConversionError(f'it calls {function.name}, which no checkpoint needs, and is not passed on')
 
 
 def _entries(writer: _Writer, entries: dict[Any, Any]) -> Iterator[Any]:

@@ -37,9 +37,7 @@ def _add_heads(
 
 def has_implicit_vectors(module: Module) -> bool:
     """Whether a detection module applies ImplicitA and ImplicitM; YOLOv7's `fuse` folds them and leaves them there."""
-    forward = module.attributes.get('forward')
-    folded = 'fuseforward' in getattr(forward, 'arguments', ())
-    return module.kind in ('IDetect', 'IAuxDetect') and not folded
+    return module.kind in ('IDetect', 'IAuxDetect') and not module.is_fused
 
 
 def _head(translation: Translation, conv: Module, source: str, *, implicit: bool) -> str:

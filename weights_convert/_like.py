@@ -45,7 +45,7 @@ def replaced(
     entry = find(checkpoint.value)
     if not isinstance(entry, Object):
         raise ConversionError('it holds only tensors (a state_dict); a checkpoint with the whole model is needed')
-    root = network(entry)
+    root = network(entry, file_size=checkpoint.size)
     original = tree_spec(root, checkpoint.read, name=spec.name)
     check_same(original, spec, root)
     objects = dict(_objects(entry, ''))

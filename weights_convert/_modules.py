@@ -9,8 +9,10 @@ from weights_convert._errors import ConversionError
 from weights_convert._plain import Object, show
 from weights_convert._tensors import TensorRef, tensor
 
-_MAX_DEPTH = 32
+_LONGEST_PATH = 200
 _MAX_MODULES = 100_000
+_SPARE_MODULES = 1_000  # that even a tiny file may have
+_BYTES_PER_MODULE = 50  # a small part of what one takes that is not another one once more
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +46,11 @@ class Module:
     def place(self) -> str:
         """For error messages: the path and the class."""
         return f'{self.path or "the network"} ({self.class_name})'
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether YOLOv7's `fuse` has changed what it computes: its `forward` is the method `fuseforward`."""
+        return 'fuseforward' in getattr(self.attributes.get('forward'), 'arguments', ())
 
     def child(self, name: str) -> 'Module':
         """A submodule that must be there."""
@@ -98,18 +105,18 @@ class Module:
             yield from child.walk()
 
 
-def network(value: Object) -> Module:
-    """The module tree of a PyTorch module."""
-    return _module(value, '', 0, [_MAX_MODULES])
+def network(value: Object, *, file_size: int) -> Module:
+    """The module tree of a PyTorch module, in a file of that many bytes."""
+    return _module(value, '', [min(_MAX_MODULES, _SPARE_MODULES + file_size // _BYTES_PER_MODULE)])
 
 
-def _module(value: Object, path: str, depth: int, left: list[int]) -> Module:
+def _module(value: Object, path: str, left: list[int]) -> Module:
     left[0] -= 1
-    if depth > _MAX_DEPTH or left[0] < 0:
-        raise ConversionError(f'{path[:60]!r}: more than {_MAX_MODULES} modules, or more than {_MAX_DEPTH} deep')
+    if len(path) > _LONGEST_PATH or left[0] < 0:
+        raise ConversionError(f'{path[:60]!r}: more modules than the file can hold, or too deep within each other')
     prefix = f'{path}.' if path else ''
     children = {
-        _name(name, path): _module(child, f'{prefix}{name}', depth + 1, left)
+        _name(name, path): _module(child, f'{prefix}{name}', left)
         for name, child in dictionary(value, '_modules').items()
         if isinstance(child, Object)
     }

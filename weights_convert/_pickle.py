@@ -12,6 +12,7 @@ Time and memory are linear in the number of bytes, because no opcode here copies
 
 import dataclasses
 import pickletools
+import re
 import warnings
 from collections.abc import Callable
 from typing import IO, Any
@@ -21,6 +22,9 @@ from weights_convert._plain import Global, Mapping, Object, Size, Storage
 
 _RENAMED = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 _MAX_AXES = 64
+_LARGEST_STORAGE = 1 << 48  # elements
+_PAIR, _BITS_IN_A_PAIR = 2, 31
+_NAME = re.compile(r'[\w.<>]{1,200}')
 _SET = Global('builtins.set', 'builtins')
 _FROZENSET = Global('builtins.frozenset', 'builtins')
 _MAPPINGS = frozenset({'collections.OrderedDict', 'collections.defaultdict', 'builtins.dict'})
@@ -149,12 +153,17 @@ def _note(target: Any, opcode: str, operand: Any) -> None:
 
 
 def _key(key: Any) -> Any:
-    """A key whose hash takes constant time: a plain value, an object (by identity) or a flat tuple of such."""
-    parts = key if isinstance(key, tuple) and len(key) < 8 else (key,)
-    for part in parts:
+    """A key whose hash takes constant time and is hard to hit with another key: a plain value or a pair of such.
+
+    Objects are keys by identity. In a pair, numbers are small and whole, since those of others can be made to collide.
+    """
+    pair = isinstance(key, tuple) and len(key) == _PAIR
+    for part in key if pair else (key,):
         if not isinstance(part, str | int | float | bytes | Global | Object | Storage | None):
             raise TypeError('not a plain key')
-        if isinstance(part, int) and part.bit_length() > 64:
+        if pair and isinstance(part, float):
+            raise TypeError('not a whole number')
+        if isinstance(part, int) and part.bit_length() > (_BITS_IN_A_PAIR if pair else 64):
             raise ValueError('too large a key')
     return key
 
@@ -162,6 +171,8 @@ def _key(key: Any) -> Any:
 def _global(machine: _Machine, module: Any, name: Any) -> None:
     if not (isinstance(module, str) and isinstance(name, str)):
         raise TypeError('not a name')
+    if not (_NAME.fullmatch(module) and _NAME.fullmatch(name)):
+        raise ValueError('not a name that can be shown')
     home = _RENAMED.get(module, module)
     machine.stack.append(Global(f'{home}.{name}', home))
 
@@ -232,7 +243,7 @@ def _persistent(machine: _Machine) -> None:
         machine.stack.append(reference[1])
         return
     kind, storage_type, key, _, size = reference[:5]
-    if kind != 'storage' or not isinstance(key, str) or not isinstance(size, int):
+    if kind != 'storage' or not isinstance(key, str) or type(size) is not int or not 0 <= size < _LARGEST_STORAGE:
         raise TypeError('not a storage')
     storage = machine.storages.setdefault(key, Storage(storage_type.name, key, size))
     view = reference[5] if len(reference) > 5 else None

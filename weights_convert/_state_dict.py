@@ -44,13 +44,17 @@ class _Candidate:
 def network_names(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     """The tensors under the names that they have in the network, such as `model.0.conv.weight`.
 
-    Wrappers (DataParallel's `module`, torch.compile's `_orig_mod`) and whatever stands before the layers is taken off.
+    Wrappers (DataParallel's `module`, torch.compile's `_orig_mod`) and whatever stands before the layers is taken off;
+    tensors of other modules beside the network, such as a loss, are left out.
     """
     inner = {'.'.join(part for part in name.split('.') if part not in _WRAPPERS): ref for name, ref in tensors.items()}
     prefix = next((match[1] for name in inner if (match := _LAYER.match(name))), '')
-    plain = {name.removeprefix(prefix): ref for name, ref in inner.items()}
+    own = [name for name in inner if name.startswith(prefix)]
+    if 2 * len(own) < len(inner):  # of another kind of network: not a prefix
+        return dict(tensors)
+    plain = {name.removeprefix(prefix): inner[name] for name in own}
     renamed = {f'model.{name}' if name[:1].isdigit() else name: ref for name, ref in plain.items()}
-    if len(renamed) < len(tensors):
+    if len(renamed) < len(own) or len(inner) < len(tensors):
         raise ConversionError('two networks in one state_dict; keep only one of them')
     return renamed
 

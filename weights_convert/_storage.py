@@ -9,12 +9,13 @@ import dataclasses
 import functools
 import io
 import math
+import mmap
 import pathlib
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -37,6 +38,7 @@ _DAMAGED = (
     zlib.error,
     zipfile.BadZipFile,
 )
+_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _CACHED = 4  # storages that are kept; tensors that share one mostly follow each other
 _BIG_ENDIAN = 'written on a big-endian machine; save it again on another'
 
@@ -48,10 +50,12 @@ class Checkpoint:
     Attributes:
       value: what the pickle stands for, as plain data.
       unexpected_calls: functions that the pickle asks for and no checkpoint needs; none was called.
+      size: of the file, in bytes.
     """
 
     value: Any
     unexpected_calls: tuple[str, ...]
+    size: int
     _bytes: Callable[[str], bytes]
     _budget: '_Budget'
 
@@ -97,7 +101,7 @@ def open_checkpoint(path: pathlib.Path) -> Iterator[Checkpoint]:
       ConversionError: no such file, or not a checkpoint, or a damaged one.
     """
     if not path.is_file():
-        raise ConversionError('no such file')
+        raise ConversionError('not a file' if path.exists() else 'no such file')
     with path.open('rb') as file:
         start = file.read(4)
         file.seek(0)
@@ -120,8 +124,15 @@ def _open_zip(file: IO[bytes]) -> zipfile.ZipFile:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file in the archive: as many bytes as the archive says, however many more it would unpack to."""
     try:
-        return archive.read(name)
+        entry = archive.getinfo(name)
+        if entry.compress_type not in _COMPRESSION:
+            raise ConversionError(f'{name!r:.60} in the zip archive is compressed in a way that PyTorch never uses')
+        with archive.open(entry) as member:
+            return member.read(entry.file_size)
+    except ConversionError:
+        raise
     except _DAMAGED as error:
         raise ConversionError(f'{name!r:.60} in the zip archive is missing or damaged') from error
 
@@ -154,17 +165,20 @@ def _checkpoint(unpickled: Unpickled, storage_bytes: Callable[[str], bytes], siz
         budget.spend(len(content))
         return content
 
-    return Checkpoint(unpickled.value, unpickled.unexpected_calls, read, budget)
+    return Checkpoint(unpickled.value, unpickled.unexpected_calls, size, read, budget)
 
 
 def _from_legacy(file: IO[bytes], size: int) -> Checkpoint:
     """The format before PyTorch 1.6: five pickles (magic, version, machine, value, keys), then the storages."""
-    if unpickle(file).value != _LEGACY_MAGIC:
-        raise ConversionError('a pickle, but not a PyTorch checkpoint')
-    _, machine, unpickled, keys = (unpickle(file) for _ in range(4))
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # reads no more than there is
+        pickles = cast(IO[bytes], content)
+        if unpickle(pickles).value != _LEGACY_MAGIC:
+            raise ConversionError('a pickle, but not a PyTorch checkpoint')
+        _, machine, unpickled, keys = (unpickle(pickles) for _ in range(4))
+        position = content.tell()
     if not isinstance(machine.value, dict) or machine.value.get('little_endian') is not True:
         raise ConversionError(_BIG_ENDIAN)
-    places = _legacy_places(file, size, keys.value, unpickled.storages)
+    places = _legacy_places(file, position, size, keys.value, unpickled.storages)
 
     def read(key: str) -> bytes:
         start, length = places.get(key, (0, 0))
@@ -175,11 +189,10 @@ def _from_legacy(file: IO[bytes], size: int) -> Checkpoint:
 
 
 def _legacy_places(
-    file: IO[bytes], size: int, keys: Any, storages: Mapping[str, Storage]
+    file: IO[bytes], position: int, size: int, keys: Any, storages: Mapping[str, Storage]
 ) -> dict[str, tuple[int, int]]:
-    """First byte and length of every storage: in the order of `keys`, each after its number of elements (8 bytes)."""
+    """First byte and length of every storage: from `position` on as in `keys`, each after its length (8 bytes)."""
     places = {}
-    position = file.tell()
     for key in keys if isinstance(keys, list) else []:
         storage = storages.get(key) if isinstance(key, str) else None
         file.seek(position)

@@ -102,4 +102,5 @@ def values(tensor: TensorRef, content: bytes, arrange: Arrange = np.asarray) -> 
     except (ValueError, TypeError, OverflowError) as error:
         raise ConversionError(f'storage {tensor.storage.key!r:.40} is truncated or damaged') from error
     kind = np.float32 if jnp.issubdtype(tensor.dtype, jnp.floating) else None
-    return np.array(arrange(window), kind, order='C')
+    with np.errstate(over='ignore'):  # doubles beyond single precision become infinite
+        return np.array(arrange(window), kind, order='C')

@@ -33,6 +33,8 @@ def tree_spec(root: Module, read: Read, *, name: str) -> specs.ArchSpec:
       ConversionError: a module or setting that is not supported, wiring that makes no sense, or tensors that the
         modules should not have.
     """
+    for module in root.walk():
+        _check_code(module)
     translation = _translate(root)
     if translation.detect is None:
         raise ConversionError('there is no detection module (Detect, IDetect, IAuxDetect) in it')
@@ -58,6 +60,14 @@ def tree_spec(root: Module, read: Read, *, name: str) -> specs.ArchSpec:
     dropped = [node.pytorch_name for node in translation.nodes if node.name not in kept]
     _check_names(spec, root, detect, dropped)
     return spec
+
+
+def _check_code(module: Module) -> None:
+    """Raises `ConversionError` for a module that does not compute what its class does: hooks, another forward."""
+    if module.attributes.get('_forward_hooks') or module.attributes.get('_forward_pre_hooks'):
+        raise ConversionError(f'{module.place} has forward hooks, which are code; remove them and save it again')
+    if 'forward' in module.attributes and (not module.is_fused or 'bn' in module.children):
+        raise ConversionError(f'{module.place} has a forward of its own, which is code; save it with that of its class')
 
 
 def tree_tensors(root: Module) -> dict[str, TensorRef]:
@@ -98,7 +108,8 @@ def _form(nodes: tuple[specs.Node, ...]) -> str:
 
 def anchors_of(grid: np.ndarray, place: str) -> tuple[tuple[tuple[float, float], ...], ...]:
     """`anchor_grid` [levels, 1, anchors, 1, 1, 2], in pixels (`anchors` is in cells, which half precision rounds)."""
-    if grid.shape[-1] != 2 or grid.size != grid.shape[0] * grid.shape[2] * 2 or not np.all(grid > 0):
+    fits = grid.shape[-1] == 2 and grid.size == grid.shape[0] * grid.shape[2] * 2
+    if not fits or not np.all((grid > 0) & np.isfinite(grid)):
         raise ConversionError(f'{place}: anchor_grid of shape {grid.shape} does not hold widths and heights')
     return tuple(tuple((w, h) for w, h in level) for level in grid.reshape(grid.shape[0], -1, 2).tolist())
 

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from jaxprune import detection, models
-from weights_convert import convert_checkpoint
+from weights_convert import ConversionError, convert_checkpoint
+from weights_convert._entries import find as find_network
+from weights_convert._modules import network
+from weights_convert._plain import Object
+from weights_convert._storage import open_checkpoint
+from weights_convert._tree import tree_spec
 
 SMALL = pathlib.Path(__file__).parents[1] / 'golden' / 'convert'  # made by make_golden.py
 ARCHITECTURES = ('yolov7', 'yolov7x', 'yolov7-tiny', 'yolov7-w6', 'yolov7-e6', 'yolov7-d6', 'yolov7-e6e')
@@ -148,3 +153,21 @@ def test_trained_checkpoint_computes_what_the_original_computes(find):
     assert converted.spec.classes == ('RBC', 'WBC', 'Platelets')
     assert _error(decoded[..., :4], expected['input'][..., :4]) < 2e-5
     assert np.abs(decoded[..., 4:] - expected['input'][..., 4:]).max() < 2e-5
+
+
+@pytest.mark.parametrize(
+    ('attributes', 'message'),
+    [
+        ({'_forward_hooks': {0: None}}, r'model\.1 \(models\.common\.Conv\) has forward hooks'),
+        ({'_forward_pre_hooks': {0: None}}, 'has forward hooks'),
+        ({'forward': Object('builtins.getattr', (None, 'other'))}, 'has a forward of its own'),
+        ({'forward': Object('builtins.getattr', (None, 'fuseforward'))}, 'has a forward of its own'),  # and BN is there
+    ],
+)
+def test_code_in_place_of_a_class_is_refused(attributes, message):
+    with open_checkpoint(SMALL / 'zip.pt') as checkpoint:
+        root = find_network(checkpoint.value)
+        layers = root.attributes['_modules']['model']
+        layers.attributes['_modules']['1'].attributes.update(attributes)
+        with pytest.raises(ConversionError, match=message):
+            tree_spec(network(root, file_size=checkpoint.size), checkpoint.read, name='changed')

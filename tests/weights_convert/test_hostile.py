@@ -61,7 +61,7 @@ def test_missing_file_folder_empty_and_text(tmp_path):
     (tmp_path / 'empty.pt').touch()
     (tmp_path / 'text.pt').write_text('not a checkpoint')
     assert 'no such file' in _message(tmp_path / 'missing.pt')
-    assert 'no such file' in _message(tmp_path)
+    assert 'not a file' in _message(tmp_path)
     assert 'empty' in _message(tmp_path / 'empty.pt')
     assert 'not a PyTorch checkpoint' in _message(tmp_path / 'text.pt')
 
@@ -148,7 +148,7 @@ def test_modules_that_multiply(tmp_path):
         me, child = bytes([index + 1]), bytes([index])
         twice = b'}(X\x01\x00\x00\x00ah' + child + b'X\x01\x00\x00\x00bh' + child + b'u'
         content += b'ctorch.nn\nModule\n)\x81q' + me + b'}X\x08\x00\x00\x00_modules' + twice + b'sb'
-    assert 'more than' in _message(_write_zip(tmp_path / 'many.pt', content + b'.'))
+    assert 'more modules' in _message(_write_zip(tmp_path / 'many.pt', content + b'.'))
 
 
 def test_archive_that_unpacks_to_more_than_its_size(tmp_path):

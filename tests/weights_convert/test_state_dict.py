@@ -3,12 +3,13 @@
 import dataclasses
 import pathlib
 import re
+import zipfile
 
 import numpy as np
 import pytest
 
 from jaxprune import models
-from weights_convert import ConversionError, convert_checkpoint
+from weights_convert import ConversionError, convert_checkpoint, write_state_dict
 from weights_convert._entries import find
 from weights_convert._modules import network
 from weights_convert._state_dict import network_names, state_dict_spec
@@ -62,7 +63,7 @@ def opened(golden):
             pytest.skip(f'{file} is not beside this checkout')
         if file not in found:
             with open_checkpoint(path) as checkpoint:
-                root = network(find(checkpoint.value))
+                root = network(find(checkpoint.value), file_size=checkpoint.size)
                 tensors = tree_tensors(root)
                 grid = next(name for name in tensors if name.endswith('anchor_grid'))
                 anchors = checkpoint.read(tensors[grid])
@@ -146,6 +147,26 @@ def test_prefixes(opened, prefix):
     assert network_names(layers) == tensors
     inside = {f'model._orig_mod.{name.removeprefix("model.")}': ref for name, ref in tensors.items()}
     assert network_names(inside) == tensors
+
+
+def test_tensors_beside_the_network_are_left_out(opened):
+    tensors, read, _ = opened('training-yolov7-w6')
+    beside = {f'net.{name}': ref for name, ref in tensors.items()} | {'loss.weight': tensors['model.2.bn.bias']}
+    assert network_names(beside) == tensors
+    foreign = {f'layer1.{name.removeprefix("model.")}': ref for name, ref in tensors.items() if '.bn.' not in name}
+    foreign |= {f'stem.{index}x.weight': tensors['model.2.bn.bias'] for index in range(1000)}
+    with pytest.raises(ConversionError, match=r'unexpected .layer1\.1\.conv\.weight'):
+        state_dict_spec(network_names(foreign), read, name=None)
+
+
+def test_quantised_tensors_are_refused(tmp_path):
+    converted = convert_checkpoint(SMALL / 'state_bare.pt', name='yolov7-tiny')
+    write_state_dict(converted.spec, converted.variables, tmp_path / 'float.pt')
+    with zipfile.ZipFile(tmp_path / 'float.pt') as archive, zipfile.ZipFile(tmp_path / 'int.pt', 'w') as out:
+        for name in archive.namelist():
+            out.writestr(name, archive.read(name).replace(b'FloatStorage', b'IntStorage'))
+    with pytest.raises(ConversionError, match=r"'model.0.conv.weight' is of type int32; quantised"):
+        convert_checkpoint(tmp_path / 'int.pt', name='yolov7-tiny')
 
 
 def test_two_networks_in_one_state_dict(opened):

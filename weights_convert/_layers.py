@@ -8,24 +8,15 @@ the tensors go follows from the nodes (`_names.links`).
 from typing import Any
 
 from jaxprune.models import spec as specs
+from weights_convert._activations import activation_name
 from weights_convert._errors import ConversionError
 from weights_convert._modules import Module
 from weights_convert._translation import Translation, Translator, one
 
-_ACTIVATIONS = {
-    'nn.SiLU': 'silu',
-    'nn.ReLU': 'relu',
-    'nn.ReLU6': 'relu6',
-    'nn.Hardswish': 'hardswish',
-    'nn.Identity': 'identity',
-    'SiLU': 'silu',
-    'Hardswish': 'hardswish',
-}
-
 
 def _conv(translation: Translation, module: Module, inputs: tuple[str, ...]) -> str:
     """YOLOv7's Conv: convolution, BN unless it is fused, activation."""
-    return _convolution(translation, module, inputs, 'conv', _activation(module.child('act')))
+    return _convolution(translation, module, inputs, 'conv', activation_name(module.child('act')))
 
 
 def _plain_convolution(translation: Translation, module: Module, inputs: tuple[str, ...]) -> str:
@@ -68,18 +59,9 @@ def _epsilon(bn: Module) -> float:
     return bn.number('eps')
 
 
-def _activation(module: Module) -> str:
-    if module.kind == 'nn.LeakyReLU':
-        return f'leaky_relu:{module.number("negative_slope")}'
-    if module.kind not in _ACTIVATIONS:
-        supported = ', '.join(['nn.LeakyReLU', *_ACTIVATIONS])
-        raise ConversionError(f'{module.place}: this activation is not supported; supported are {supported}')
-    return _ACTIVATIONS[module.kind]
-
-
 def _repconv(translation: Translation, module: Module, inputs: tuple[str, ...]) -> str:
     """RepConv with its branches, or, where they have been folded, one convolution."""
-    activation = _activation(module.child('act'))
+    activation = activation_name(module.child('act'))
     if 'rbr_reparam' in module.children:
         return _convolution(translation, module, inputs, 'rbr_reparam', activation)
     dense, dense_bn = _branch(module, 'rbr_dense', kernel=3)

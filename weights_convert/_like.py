@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxprune.models import spec as specs
 from weights_convert import _configuration
+from weights_convert._activations import set_activations
 from weights_convert._channels import attributes_of, set_channels
 from weights_convert._contents import Contents, window
 from weights_convert._entries import ENTRIES, find
@@ -53,7 +54,8 @@ def replaced(
     for module in root.walk():
         writer.replace(module, objects[module.path])
     set_channels(root, spec, {name: weight.shape for name, weight in new.items()})
-    described = _set_classes_and_configuration(root, original, spec)
+    same_activations = not set_activations(original, spec, objects)
+    described = _set_classes_and_configuration(root, original, spec) and same_activations
     return _finished(checkpoint.value, entry), described
 
 

@@ -17,7 +17,7 @@ _COUNTERS = ('num_batches_tracked', 'anchors', 'anchor_grid')
 
 
 def check_same(original: specs.ArchSpec, spec: specs.ArchSpec, root: Module) -> None:
-    """Raises `ConversionError` where more differs than numbers of channels and classes.
+    """Raises `ConversionError` where more differs than numbers of channels, classes and activations.
 
     Args:
       original: what the checkpoint holds.
@@ -57,8 +57,8 @@ def _close(one: Any, other: Any) -> bool:
 
 
 def _fixed(node: specs.Node) -> dict[str, Any]:
-    """All of a node that a checkpoint's modules fix: not its name here, nor its channels."""
-    return {'op': node.op, **dataclasses.asdict(node), 'channels': None, 'groups': None}
+    """All of a node that a checkpoint's modules fix: not its name here, nor its channels and activation."""
+    return {'op': node.op, **dataclasses.asdict(node), 'channels': None, 'groups': None, 'activation': None}
 
 
 def _difference(other: specs.Node, node: specs.Node) -> str:

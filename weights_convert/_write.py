@@ -61,7 +61,7 @@ def write_checkpoint(
     original's training script does with a finished run.
 
     Args:
-      spec: the architecture, in the form that the original has; channel counts and classes may be others.
+      spec: the architecture, in the form that the original has; channel counts, classes and activations may be others.
       variables: its variables.
       path: of the file, which appears whole or not at all.
       like: the original checkpoint, zip or legacy format.

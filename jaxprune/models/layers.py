@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -29,7 +30,8 @@ def activation(name: str) -> Activation:
     kind, _, slope = name.partition(':')
     if kind == 'leaky_relu':
         with contextlib.suppress(ValueError):
-            return functools.partial(nn.leaky_relu, negative_slope=float(slope or 0.01))
+            if math.isfinite(negative_slope := float(slope or 0.01)):
+                return functools.partial(nn.leaky_relu, negative_slope=negative_slope)
     if name not in _ACTIVATIONS:
         raise UserError(f'activation {name!r} is not one of leaky_relu:SLOPE, {", ".join(_ACTIVATIONS)}')
     return _ACTIVATIONS[name]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from jaxprune import checkpoint, downloads, models
@@ -43,10 +44,15 @@ def convert(
         where the result cannot be written.
     """
     to_pytorch = pathlib.Path(output).suffix in _PYTORCH
-    if not to_pytorch:
+    if to_pytorch:
+        _check_file(output, [source] if like is None else [source, like])
+    else:
         _check_directory(output, like, dtype)
     model, variables, metadata, tensors = _read(source, name)
-    model, variables = models.to_form(model, variables, form or model.spec.form)
+    try:
+        model, variables = models.to_form(model, variables, form or model.spec.form)
+    except UserError as error:
+        raise UserError(f'{source}: {error}') from error
     spec = model.spec if activation is None else models.with_activation(model.spec, activation)
     spec = spec if name is None else dataclasses.replace(spec, name=name)
     result = {**summary(models.Detector(spec), variables, output), 'tensors': tensors}
@@ -54,6 +60,15 @@ def convert(
         return result | _write_pytorch(spec, variables, output, like, dtype)
     checkpoint.save(models.Detector(spec), variables, output, metadata=metadata)
     return result
+
+
+def _check_file(output: Path, sources: Sequence[Path]) -> None:
+    """Raises `UserError` where a PyTorch file would replace one that is read, or a directory."""
+    path = pathlib.Path(output)
+    if path.is_dir():
+        raise UserError(f'{output}: is a directory; choose another output')
+    if any(path.exists() and pathlib.Path(source).exists() and path.samefile(source) for source in sources):
+        raise UserError(f'{output}: would replace the original; choose another output')
 
 
 def _check_directory(output: Path, like: Path | None, dtype: str) -> None:

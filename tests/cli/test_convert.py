@@ -83,6 +83,8 @@ def test_the_report_is_a_table(capsys, tmp_path):
         ([SMALL / 'zip.pt', '--form', 'fused', '--like', SMALL / 'zip.pt', '-o', 'out.pt'], ['form', 'zip.pt']),
         ([SMALL / 'zip.pt', '--activation', 'tanh', '-o', 'out'], ['tanh', 'leaky_relu']),
         ([SMALL / 'zip.pt', '--activation', 'leaky_relu:x', '-o', 'out'], ['leaky_relu:x']),
+        ([SMALL / 'zip.pt', '--activation', 'leaky_relu:inf', '-o', 'out'], ['leaky_relu:inf']),
+        ([SMALL / 'fused.pt', '--form', 'deploy', '-o', 'out'], ['fused.pt', 'cannot be turned back']),
     ],
 )
 def test_mistakes_get_one_line_and_write_nothing(capsys, tmp_path, monkeypatch, arguments, words):
@@ -90,6 +92,17 @@ def test_mistakes_get_one_line_and_write_nothing(capsys, tmp_path, monkeypatch, 
     line = fails(capsys, *arguments)
     assert all(word in line for word in words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_original_is_not_replaced(capsys, tmp_path):
+    original = tmp_path / 'original.pt'
+    original.write_bytes((SMALL / 'zip.pt').read_bytes())
+    run(capsys, original, '-o', tmp_path / 'model')
+    for source in (original, tmp_path / 'model'):
+        assert 'would replace the original' in fails(capsys, source, '--like', original, '-o', original)
+    (tmp_path / 'folder.pt').mkdir()
+    assert 'is a directory' in fails(capsys, original, '-o', tmp_path / 'folder.pt')
+    assert original.read_bytes() == (SMALL / 'zip.pt').read_bytes()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

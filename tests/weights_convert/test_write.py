@@ -220,7 +220,7 @@ def test_layers_of_dropped_heads_cannot_follow_pruning(tmp_path):
 @pytest.mark.parametrize(
     ('change', 'expected'),
     [
-        (lambda spec: _changed(spec, 'model_0', activation='relu'), 'model.0 .*activation is silu, not relu'),
+        (lambda spec: _changed(spec, 'model_0', activation='identity'), "'identity' cannot be written"),
         (lambda spec: _changed(spec, 'model_12', kernel=(3, 3), padding=(1, 1)), r'model.12 .*kernel is \(5, 5\)'),
         (lambda spec: dataclasses.replace(spec, strides=(4, 8)), 'anchors or strides'),
         (lambda spec: dataclasses.replace(spec, anchors=spec.anchors[::-1]), 'anchors or strides'),
@@ -238,6 +238,16 @@ def test_original_of_another_model(tmp_path, small, change, expected):
     assert str(caught.value).startswith(f'{SMALL / "zip.pt"}: ')
     assert '\n' not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('activation', ['silu', 'relu', 'relu6', 'hardswish', 'leaky_relu:0.25'])
+def test_activations_are_written(tmp_path, small, activation):
+    spec = models.with_activation(small.spec, activation)
+    described = write_checkpoint(spec, small.variables, tmp_path / 'out.pt', like=SMALL / 'zip.pt')
+    assert not described
+    assert convert_checkpoint(tmp_path / 'out.pt').spec == spec
+    modules = dict(torch_files.modules(torch_files.load(tmp_path / 'out.pt')['model']))
+    assert modules['model.0.act'].state['inplace'] is False
 
 
 def test_form_of_the_original(tmp_path, small):

@@ -35,8 +35,8 @@ def _channels(module: Module, spec: specs.ArchSpec, shapes: Shapes, groups: Mapp
         return {'channel': shapes[f'{module.path}.implicit'][1]}
     if module.kind == 'RepConv':
         kernels = [shapes.get(f'{module.path}.{name}.weight') for name in ('rbr_dense.0', 'rbr_reparam')]
-        out, read, *_ = next(kernel for kernel in kernels if kernel)
-        return {'in_channels': read, 'out_channels': out}
+        out, read, *_ = next(filter(None, kernels), (0, 0))
+        return {'in_channels': read, 'out_channels': out} if out else {}
     return {'nc': len(spec.classes), 'no': len(spec.classes) + 5} if module.kind in _DETECTION else {}
 
 

@@ -20,7 +20,7 @@ Parts = dict[str, specs.Layer]  # the layers within one row by name, such as `cv
 def rewritten(configuration: Any, root: Module, spec: specs.ArchSpec) -> dict[str, Any] | None:
     """The configuration with the widths of `spec`; None where no configuration describes that network."""
     rows = _rows(configuration)
-    if rows is None or len(rows) != len(root.child('model').children) or spec.form == 'fused':
+    if rows is None or len(rows) != len(root.child('model').children) or _has_folded(root, spec):
         return None
     parts = _parts(spec, len(rows))
     widths, depth = spec.widths(), configuration.get('depth_multiple', 1.0)
@@ -30,6 +30,12 @@ def rewritten(configuration: Any, root: Module, spec: specs.ArchSpec) -> dict[st
     backbone = len(configuration['backbone'])
     own = {'nc': len(spec.classes), 'width_multiple': 1.0}
     return {**configuration, **own, 'backbone': found[:backbone], 'head': found[backbone:]}
+
+
+def _has_folded(root: Module, spec: specs.ArchSpec) -> bool:
+    """Whether anything is folded that a network built from a configuration would have anew."""
+    convolutions = (node for node in spec.layers if isinstance(node, specs.Conv) and node.pytorch_conv)
+    return any(node.epsilon is None for node in convolutions) or any(module.is_fused for module in root.walk())
 
 
 def _rows(configuration: Any) -> list[Any] | None:

@@ -22,6 +22,7 @@ from weights_convert._tree import tree_spec
 from weights_convert._weights import Weight
 
 _FINISHED = ('ema', 'optimizer', 'updates', 'training_results', 'wandb_id')  # what a finished run no longer has
+_PARAMETERS = ('torch._utils._rebuild_parameter', 'torch._utils._rebuild_parameter_with_state')
 _FROM_TYPE = 'torch._tensor._rebuild_from_type_v2'
 
 
@@ -79,6 +80,7 @@ class _Tensors:
         for own in (dictionary(value, '_buffers'), dictionary(value, '_parameters')):
             for name, entry in own.items():
                 if tensor(entry) is not None:
+                    _freeze(entry)
                     full = f'{module.path}.{name}' if module.path else name
                     self._replace(full, _description(entry), module.tensors[name])
 
@@ -104,6 +106,12 @@ class _Tensors:
         one, other = self._new.get(name), self._new.get(earlier)
         if one is not None and other is not None and not np.array_equal(one.values(), other.values()):
             raise ConversionError(f'{name} and {earlier} are one tensor in it, and have different values in the model')
+
+
+def _freeze(value: Object) -> None:
+    """A parameter asks for no gradient in a finished checkpoint; training scripts turn that on again."""
+    if value.class_name in _PARAMETERS:
+        value.arguments = (value.arguments[0], False, *value.arguments[2:])
 
 
 def _description(value: Object) -> Object:

@@ -125,13 +125,17 @@ def _strides(detect: Module, read: Read) -> tuple[int, ...]:
 
 
 def _class_names(root: Module, classes: int) -> tuple[str, ...]:
-    """The names by class index, as the original looks them up; a class without one is called by its number."""
+    """The names by class index, as the original looks them up; a class without one is called by its number.
+
+    Characters that cannot be shown, which would spoil every list of them, are left out.
+    """
     names = root.attributes.get('names')
     table: Mapping[Any, Any] = (
         names if isinstance(names, dict) else dict(enumerate(names if isinstance(names, list | tuple) else ()))
     )
     found = [table.get(index) for index in range(classes)]
-    return tuple(name if isinstance(name, str) else str(index) for index, name in enumerate(found))
+    shown = (''.join(filter(str.isprintable, name)) if isinstance(name, str) else '' for name in found)
+    return tuple(name or str(index) for index, name in enumerate(shown))
 
 
 def _configuration(root: Module) -> str | None:

@@ -183,15 +183,27 @@ class ArchSpec:
             seen.add(node.name)
         if self.form not in FORMS:
             raise UserError(f'spec {self.name!r}: form {self.form!r} is not one of {", ".join(FORMS)}')
+        self._check_groups()
         self._check_heads()
+
+    def _check_groups(self) -> None:
+        """Raises `UserError` for a convolution whose channels cannot be divided into its groups."""
+        widths = self.widths()
+        for node in self.nodes:
+            groups = getattr(node, 'groups', 1)
+            if groups < 1 or widths[node.inputs[0]] % groups or widths[node.name] % groups:
+                raise UserError(
+                    f'spec {self.name!r}: {node.name!r} has {groups} groups, into which the {widths[node.inputs[0]]} '
+                    f'channels that it reads or its own {widths[node.name]} cannot be divided'
+                )
 
     def _check_heads(self) -> None:
         """Raises `UserError` where levels, classes and heads do not fit together."""
         levels = {len(self.anchors), len(self.strides), len(self.outputs), len(self.auxiliary) or len(self.outputs)}
         if len(levels) != 1 or not self.outputs:
             raise UserError(f'spec {self.name!r}: its anchors, strides and heads are not for the same number of levels')
-        if not self.classes or not all(isinstance(name, str) for name in self.classes):
-            raise UserError(f'spec {self.name!r}: its classes are not names')
+        if not self.classes or not all(isinstance(name, str) and name.isprintable() for name in self.classes):
+            raise UserError(f'spec {self.name!r}: its classes are not names, or have characters that cannot be shown')
         heads = {node.name: node.channels for node in self.nodes if isinstance(node, Head)}
         for index, name in enumerate((*self.outputs, *self.auxiliary)):
             expected = len(self.anchors[index % len(self.outputs)]) * (5 + len(self.classes))
@@ -213,10 +225,7 @@ class ArchSpec:
 
     def widths(self) -> dict[str, int]:
         """Number of channels of every node's output, and of the image."""
-        widths = {IMAGE: 3}
-        for node in self.nodes:
-            widths[node.name] = node.width([widths[name] for name in node.inputs])
-        return widths
+        return _widths(self.nodes)
 
     def resize(self, widths: Mapping[str, int]) -> Self:
         """The same architecture with other channel counts for the layers named in `widths`.
@@ -229,7 +238,7 @@ class ArchSpec:
             else node
             for node in self.nodes
         )
-        before, after = self.widths(), dataclasses.replace(self, nodes=nodes).widths()
+        before, after = self.widths(), _widths(nodes)
         depthwise = {
             node.name: after[node.inputs[0]]
             for node in self.nodes
@@ -261,6 +270,13 @@ class ArchSpec:
             return cls(nodes=nodes, **{key: _freeze(value) for key, value in fields.items()})
         except (KeyError, TypeError) as error:
             raise UserError(f'spec is not complete or has an unknown entry: {error}') from error
+
+
+def _widths(nodes: Sequence[Node]) -> dict[str, int]:
+    widths = {IMAGE: 3}
+    for node in nodes:
+        widths[node.name] = node.width([widths[name] for name in node.inputs])
+    return widths
 
 
 def _freeze(value: Any) -> Any:

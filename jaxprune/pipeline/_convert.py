@@ -11,6 +11,7 @@ from jaxprune.files import Path
 from jaxprune.pipeline._model import summary
 
 _PYTORCH = ('.pt', '.pth')
+_OTHERS = ('.onnx', '.safetensors', '.tflite', '.ckpt', '.npz', '.zip')
 
 
 def convert(
@@ -43,7 +44,7 @@ def convert(
       UserError: where the source cannot be read, holds a module that is not supported, or cannot take the form; or
         where the result cannot be written.
     """
-    to_pytorch = pathlib.Path(output).suffix in _PYTORCH
+    to_pytorch = pathlib.Path(output).suffix.lower() in _PYTORCH
     if to_pytorch:
         _check_file(output, [source] if like is None else [source, like])
     else:
@@ -73,6 +74,10 @@ def _check_file(output: Path, sources: Sequence[Path]) -> None:
 
 def _check_directory(output: Path, like: Path | None, dtype: str) -> None:
     """Raises `UserError` for options that only a PyTorch file has, and where no directory can be written."""
+    if pathlib.Path(output).suffix.lower() in _OTHERS:
+        raise UserError(
+            f'{output}: convert writes model directories and PyTorch files (.pt); for ONNX, see jaxprune export'
+        )
     if like is not None or dtype != 'float32':
         option = '--half' if like is None else '--like'
         raise UserError(f'{output}: {option} is for PyTorch files; choose an output that ends in .pt')

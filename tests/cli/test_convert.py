@@ -78,6 +78,7 @@ def test_the_report_is_a_table(capsys, tmp_path):
     [
         (['nothing-here', '-o', 'out'], ['nothing-here', 'released checkpoint', 'yolov7-tiny']),
         ([SMALL / 'zip.pt', '--half', '-o', 'out'], ['--half', '.pt']),
+        ([SMALL / 'zip.pt', '-o', 'out.onnx'], ['out.onnx', 'jaxprune export']),
         ([SMALL / 'zip.pt', '--like', SMALL / 'zip.pt', '-o', 'out'], ['--like', '.pt']),
         ([SMALL / 'zip.pt', '--like', 'gone.pt', '-o', 'out.pt'], ['gone.pt', 'no such file']),
         ([SMALL / 'zip.pt', '--form', 'fused', '--like', SMALL / 'zip.pt', '-o', 'out.pt'], ['form', 'zip.pt']),

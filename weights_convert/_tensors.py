@@ -102,5 +102,10 @@ def values(tensor: TensorRef, content: bytes, arrange: Arrange = np.asarray) -> 
     except (ValueError, TypeError, OverflowError) as error:
         raise ConversionError(f'storage {tensor.storage.key!r:.40} is truncated or damaged') from error
     kind = np.float32 if jnp.issubdtype(tensor.dtype, jnp.floating) else None
-    with np.errstate(over='ignore'):  # doubles beyond single precision become infinite
-        return np.array(arrange(window), kind, order='C')
+    try:
+        with np.errstate(over='raise'):
+            return np.array(arrange(window), kind, order='C')
+    except FloatingPointError as error:
+        raise ConversionError(
+            f'a tensor of shape {tensor.shape} has values that single precision cannot hold'
+        ) from error

@@ -67,8 +67,8 @@ def converted(result: Mapping[str, Any], *, tensors: bool, as_json: bool) -> Non
     model_line(result)
     if result.get('configured') is False:
         print(
-            'the configuration in it does not describe these channel counts or activations: train.py of the original would '
-            "build another network, so train the module in the file itself, checkpoint['model']"
+            'the configuration in it does not describe these channel counts or activations: train.py of the original '
+            "would build another network, so train the module in the file itself, checkpoint['model']"
         )
     return None
 

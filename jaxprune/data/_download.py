@@ -1,16 +1,14 @@
 """Fetches the archives that a data set's file names, once, when its images are not there."""
 
+import http.client
 import logging
-import os
 import pathlib
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
+import urllib.parse
 import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+from jaxprune import downloads
 from jaxprune.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -47,17 +45,18 @@ def _item(file: pathlib.Path, split: str, item: Any, root: pathlib.Path) -> tupl
 
 
 def _fetch(file: pathlib.Path, url: str, folder: pathlib.Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(suffix='.zip', dir=folder)
-    archive = pathlib.Path(name)
+    """Downloads an archive to where it is unpacked; one that is cut off stays, and the next call goes on with it."""
+    part = folder / f'.{pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name}.part'
     try:
-        with os.fdopen(handle, 'wb') as target, urllib.request.urlopen(url, timeout=60) as answer:
-            shutil.copyfileobj(answer, target)
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(folder)
-    except (OSError, urllib.error.URLError, zipfile.BadZipFile) as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        downloads.download(url, part, plain=True)
+        try:
+            with zipfile.ZipFile(part) as content:
+                content.extractall(folder)
+        finally:
+            part.unlink()
+            downloads.forget(part)
+    except (OSError, http.client.HTTPException, zipfile.BadZipFile) as error:
         raise UserError(
-            f'{file}: could not get {url} ({error}); fetch it yourself and unpack it in {folder}'
+            f'{file}: could not get {url} ({downloads.cause(error)}); fetch it yourself and unpack it in {folder}'
         ) from error
-    finally:
-        archive.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
-"""Released checkpoints by name: downloaded once, kept in a cache directory, held to the checksum first seen."""
+"""Downloads that go on where they stopped; released checkpoints by name, kept and held to the checksum first seen."""
 
 from jaxprune.downloads._releases import cache, fetch, releases
+from jaxprune.downloads._transfer import cause, download, forget
 
-__all__ = ['cache', 'fetch', 'releases']
+__all__ = ['cache', 'cause', 'download', 'fetch', 'forget', 'releases']

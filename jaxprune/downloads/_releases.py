@@ -6,7 +6,6 @@ import http.client
 import logging
 import os
 import pathlib
-import urllib.error
 from collections.abc import Iterator
 
 from jaxprune import files, resources
@@ -126,18 +125,7 @@ def _keep(url: str, part: pathlib.Path, file: pathlib.Path) -> None:
 
 def _advice(url: str, file: pathlib.Path, error: Exception) -> str:
     return (
-        f'{url}: cannot be fetched ({_cause(error)}); run the command again to go on, or, without a network, download'
-        f' this address on another machine and put the file at {file}, or give the path of the file instead of the name'
-        ' (JAXPRUNE_CACHE moves the cache)'
+        f'{url}: cannot be fetched ({_transfer.cause(error)}); run the command again to go on, or, without a network,'
+        f' download this address on another machine and put the file at {file}, or give the path of the file instead of'
+        ' the name (JAXPRUNE_CACHE moves the cache)'
     )
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return str(error)
-    reason = getattr(error, 'reason', error)
-    if isinstance(reason, TimeoutError):
-        return f'no answer for {_transfer.TIMEOUT} seconds'
-    text = getattr(reason, 'strerror', None) or str(reason) or type(reason).__name__
-    where = getattr(reason, 'filename', None)
-    return f'{where}: {text}' if where else str(text)

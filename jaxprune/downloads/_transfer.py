@@ -30,8 +30,13 @@ class _Version:
     size: int | None  # bytes; None if not told
 
 
-def download(url: str, part: pathlib.Path) -> None:
+def download(url: str, part: pathlib.Path, *, plain: bool = False) -> None:
     """Makes `part` whole, going on where it ends if the server still has the file that it was begun with.
+
+    Args:
+      url: its address, https.
+      part: the file that grows; what the server had when it was begun is kept beside it until `forget`.
+      plain: whether http is good enough.
 
     Raises:
       OSError, http.client.HTTPException: it is not whole; what has come so far stays.
@@ -40,7 +45,7 @@ def download(url: str, part: pathlib.Path) -> None:
     start = part.stat().st_size if begun else 0
     if begun and start == begun.size:
         return
-    response, start = _request(url, start, begun)
+    response, start = _request(url, start, begun, plain)
     with contextlib.ExitStack() as stack:
         stack.enter_context(response)
         size = begun.size if begun and start else _size(response)
@@ -71,13 +76,13 @@ def _begun(part: pathlib.Path, url: str) -> _Version | None:
     return None
 
 
-def _request(url: str, start: int, begun: _Version | None) -> tuple[http.client.HTTPResponse, int]:
+def _request(url: str, start: int, begun: _Version | None, plain: bool) -> tuple[http.client.HTTPResponse, int]:
     """The answer of the server, and the byte that it starts with: `start`, or 0 if going on is not possible."""
     try:
-        response = _open(url, {'Range': f'bytes={start}-', 'If-Range': begun.tag} if begun else {})
+        response = _open(url, {'Range': f'bytes={start}-', 'If-Range': begun.tag} if begun else {}, plain)
     except urllib.error.HTTPError as error:
         if begun and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return _request(url, 0, None)
+            return _request(url, 0, None, plain)
         raise
     if response.status == http.HTTPStatus.OK:
         return response, 0
@@ -85,7 +90,7 @@ def _request(url: str, start: int, begun: _Version | None) -> tuple[http.client.
         return response, start
     response.close()
     if begun:
-        return _request(url, 0, None)
+        return _request(url, 0, None, plain)
     raise ConnectionError(f'the server answers {response.status} {response.reason}')
 
 
@@ -131,26 +136,41 @@ def _check_space(folder: pathlib.Path, needed: int) -> None:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Redirects to https only; the standard handler would follow one to http or ftp."""
+    """Redirects to where a download may start; the standard handler would follow one to http or ftp."""
+
+    def __init__(self, plain: bool) -> None:
+        self._plain = plain
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:  # noqa: PLR0917
-        if not _is_safe(newurl):
+        if not _is_safe(newurl, self._plain):
             raise urllib.error.HTTPError(newurl, code, f'redirected to {newurl}, which is not https', headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _is_safe(url: str) -> bool:
+def _is_safe(url: str, plain: bool) -> bool:
     address = urllib.parse.urlsplit(url)
-    return address.scheme == 'https' or (address.scheme == 'http' and address.hostname in _LOCAL)
+    return address.scheme == 'https' or (address.scheme == 'http' and (plain or address.hostname in _LOCAL))
 
 
-def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-    if not _is_safe(url):
+def _open(url: str, headers: dict[str, str], plain: bool) -> http.client.HTTPResponse:
+    if not _is_safe(url, plain):
         raise ConnectionError('it is not https')
-    request = urllib.request.Request(url, headers=headers)
+    opener = urllib.request.build_opener(_SafeRedirects(plain))
     try:
-        response: http.client.HTTPResponse = urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT)
+        response: http.client.HTTPResponse = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         raise
     return response
+
+
+def cause(error: Exception) -> str:
+    """Why it failed, for an error message."""
+    if isinstance(error, urllib.error.HTTPError):
+        return str(error)
+    reason = getattr(error, 'reason', error)
+    if isinstance(reason, TimeoutError):
+        return f'no answer for {TIMEOUT} seconds'
+    text = getattr(reason, 'strerror', None) or str(reason) or type(reason).__name__
+    where = getattr(reason, 'filename', None)
+    return f'{where}: {text}' if where else str(text)

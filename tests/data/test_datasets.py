@@ -3,7 +3,10 @@ import http.server
 import json
 import pathlib
 import shutil
+import socket
 import threading
+import unittest.mock
+import urllib.request
 import zipfile
 
 import cv2
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxprune import resources
+from jaxprune import downloads, resources
 from jaxprune.data import load_dataset
 from jaxprune.errors import UserError
 
@@ -287,7 +290,31 @@ def test_download(yolo, server, per_split):
     item = f'{address}/set.zip'
     source = {'val': [{'url': item, 'into': '.'}], 'train': [f'{address}/none']} if per_split else item
     assert len(load_dataset(describe(yolo, download=source))) == 3
-    assert not list(yolo.glob('*.zip'))
+    assert not list(yolo.glob('.*')) and not list(yolo.glob('*.zip'))
+
+
+def test_download_goes_on(yolo, server):
+    """Half of the archive is there already, from a call that was interrupted."""
+    folder, address = server
+    with zipfile.ZipFile(folder / 'set.zip', 'w') as archive:
+        for path in yolo.rglob('*.*'):
+            archive.write(path, path.relative_to(yolo))
+    shutil.rmtree(yolo / 'images')
+    content = (folder / 'set.zip').read_bytes()
+    (yolo / '.set.zip.part').write_bytes(content[: len(content) // 2])
+    asked = []
+    original = downloads._transfer._open
+
+    def noted(url, headers, plain):
+        asked.append(headers)
+        return original(url, headers, plain)
+
+    with urllib.request.urlopen(f'{address}/set.zip') as answer:
+        begun = {'url': f'{address}/set.zip', 'tag': answer.headers['Last-Modified'], 'size': len(content)}
+    (yolo / '.set.zip.part.json').write_text(json.dumps(begun))
+    with unittest.mock.patch.object(downloads._transfer, '_open', noted):
+        assert len(load_dataset(describe(yolo, download=begun['url']))) == 3
+    assert asked[0]['Range'] == f'bytes={len(content) // 2}-'
 
 
 def test_download_fails_with_the_way_out(yolo, server):
@@ -314,6 +341,6 @@ def test_shipped_descriptions(path, monkeypatch, tmp_path):
     content = yaml.safe_load(path.read_text())
     assert content['nc'] == len(content['names']) == len(set(content['names']))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('urllib.request.urlopen', lambda *_, **__: (_ for _ in ()).throw(OSError('offline')))
+    monkeypatch.setattr(socket, 'getaddrinfo', lambda *_, **__: (_ for _ in ()).throw(OSError('offline')))
     with pytest.raises(UserError, match='offline' if 'download' in content else 'does not exist'):
         load_dataset(path)

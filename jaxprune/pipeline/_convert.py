@@ -32,8 +32,8 @@ def convert(
       form: of the result; as the source's where it is None.
       activation: in place of that of every layer.
       name: of the architecture.
-      like: the PyTorch checkpoint that the model came from. With it, a PyTorch file is a whole checkpoint like that
-        one; without it, a state_dict.
+      like: the PyTorch checkpoint that the model came from, or the name of a released one. With it, a PyTorch file is a
+        whole checkpoint like that one; without it, a state_dict.
       dtype: of a PyTorch file, `float32` or `float16`.
 
     Returns:
@@ -90,21 +90,22 @@ def _read(
     """Model, variables, metadata, and what became of every tensor of a PyTorch file."""
     import weights_convert
 
-    path = pathlib.Path(source)
-    if checkpoint.is_model(path):
-        return *checkpoint.load(path), checkpoint.load_metadata(path), []
-    if not path.exists():
-        path = _released(path)
+    if checkpoint.is_model(source):
+        return *checkpoint.load(source), checkpoint.load_metadata(source), []
+    path = _local(source)
     converted = weights_convert.convert_checkpoint(path, name=name)
     tensors = [dataclasses.asdict(tensor) for tensor in converted.report]
     return models.Detector(converted.spec), converted.variables, {'converted_from': path.name}, tensors
 
 
-def _released(path: pathlib.Path) -> pathlib.Path:
+def _local(source: Path) -> pathlib.Path:
+    """The file itself, or that of the released checkpoint that has this name."""
+    if pathlib.Path(source).exists():
+        return pathlib.Path(source)
     names = downloads.releases()
-    if str(path) not in names:
-        raise UserError(f'{path}: no such file or model directory, nor a released checkpoint ({", ".join(names)})')
-    return downloads.fetch(str(path))
+    if str(source) not in names:
+        raise UserError(f'{source}: no such file or model directory, nor a released checkpoint ({", ".join(names)})')
+    return downloads.fetch(str(source))
 
 
 def _write_pytorch(
@@ -115,4 +116,5 @@ def _write_pytorch(
     if like is None:
         weights_convert.write_state_dict(spec, variables, output, dtype=dtype)
         return {}
+    like = _local(like)
     return {'configured': weights_convert.write_checkpoint(spec, variables, output, like=like, dtype=dtype)}

@@ -121,4 +121,5 @@ def test_a_released_checkpoint_by_name(capsys, tmp_path, monkeypatch):
         run(capsys, 'mixed', '-o', tmp_path / 'model')
         server.shutdown()
     run(capsys, 'mixed', '-o', tmp_path / 'again')  # from the cache: nobody answers any more
+    assert run(capsys, tmp_path / 'model', '--like', 'mixed', '-o', tmp_path / 'back.pt')['configured'] is False
     assert_same(tmp_path / 'model', tmp_path / 'again')

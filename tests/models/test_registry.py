@@ -114,6 +114,7 @@ def test_published_trajectory(golden, name):
         ({'name': 'yolov9'}, 'yolov9'),
         ({'form': 'frozen'}, 'frozen'),
         ({'classes': 0}, '0'),
+        ({'classes': ['a', 'b\x1b[31m']}, 'cannot be shown'),
         ({'width_multiple': -1.0}, '-1'),
     ],
 )
@@ -142,6 +143,13 @@ def test_image_size_must_fit_the_stride():
         models.predict(model, variables, np.zeros((1, 100, 64, 3), np.float32))
     with pytest.raises(UserError, match='stride 32'):
         models.count(model, variables, image_size=(64, 33))
+
+
+def test_spec_refuses_groups_that_do_not_divide():
+    spec = models.build_spec('yolov7-tiny')
+    nodes = (spec.nodes[0], dataclasses.replace(spec.nodes[1], groups=5), *spec.nodes[2:])
+    with pytest.raises(UserError, match=r"'model_1' has 5 groups"):
+        dataclasses.replace(spec, nodes=nodes)
 
 
 def test_spec_refuses_a_node_that_reads_a_later_one():

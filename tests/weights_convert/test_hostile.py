@@ -57,6 +57,21 @@ def _message(path):
     return text
 
 
+def test_keys_that_can_be_made_to_collide(tmp_path):
+    """Numbers are not hashed with a secret, so of tuples only pairs of small ones are keys."""
+    for key in ((1, 2, 3), (1 << 40, 1), (0.5, 1)):
+        assert 'damaged' in _message(_write_zip(tmp_path / 'keys.pt', pickle.dumps({key: 1}, 2)))
+    assert 'no model' in _message(_write_zip(tmp_path / 'keys.pt', pickle.dumps({(1, 'step'): 1}, 2)))
+
+
+def test_class_names_can_be_shown(tmp_path):
+    """Terminal escapes and newlines in them are left out; those of unknown modules are refused."""
+    file = _edited(tmp_path / 'names.pt', (b'X\x03\x00\x00\x00cat', b'X\x06\x00\x00\x00\x1b[1mc\n'))
+    assert convert_checkpoint(file).spec.classes == ('[1mc', 'dog')
+    odd = _edited(tmp_path / 'odd.pt', (b'cmodels.common\nSPPCSPC\n', b'cmodels.common\nSP\x1bCSPC\n'))
+    assert 'damaged' in _message(odd)
+
+
 def test_missing_file_folder_empty_and_text(tmp_path):
     (tmp_path / 'empty.pt').touch()
     (tmp_path / 'text.pt').write_text('not a checkpoint')

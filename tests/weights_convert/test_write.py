@@ -142,6 +142,8 @@ def test_pruned_modules_say_their_channels(tmp_path, small):
             assert stated == [out, read * module.state['groups']], name
         elif kind == 'BatchNorm2d':
             assert (module.state['num_features'],) == shapes[f'{name}.running_var']
+        for kind, _, requires_grad, _ in filter(None, module.state['_parameters'].values()):
+            assert (kind, requires_grad) == ('parameter', False)  # as in a finished checkpoint
     assert {'Conv2d', 'BatchNorm2d'} <= checked
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from jaxprune import trees
-from jaxprune.errors import UserError
 from jaxprune.models import spec as specs
 from jaxprune.models.detector import shapes
 from weights_convert import _names
@@ -41,10 +40,8 @@ def weights(spec: specs.ArchSpec, variables: Mapping[str, Any]) -> dict[str, Wei
     """
     try:
         differences = trees.diff(shapes(spec), variables)
-    except (TypeError, ArithmeticError, AssertionError, UserError) as error:
-        raise ConversionError(
-            f'the spec does not fit together: {(str(error) or type(error).__name__).splitlines()[0]}'
-        ) from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ConversionError(f'the spec does not fit together: {str(error).splitlines()[0]}') from error
     if differences:
         more = f' and {len(differences) - _SHOWN} more' if len(differences) > _SHOWN else ''
         raise ConversionError(f'the variables do not fit the spec: {"; ".join(differences[:_SHOWN])}{more}')

@@ -1,11 +1,20 @@
 """Arguments that several commands share."""
 
+import argparse
+from collections.abc import Callable
 from typing import Any
 
 from jaxprune.errors import UserError
 
 CRITERIA = ('l2', 'l1', 'l2-largest', 'l1-largest', 'bn', 'bn-l1', 'random')
 FORMS = ('training', 'deploy', 'fused')
+
+
+def command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str) -> Any:
+    """A parser for one command: what it says of itself, and what it runs."""
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + '.')
+    parser.set_defaults(run=run)
+    return parser
 
 
 def output(parser: Any, text: str, *, required: bool = True) -> None:

@@ -1,115 +1,10 @@
-"""One function per command: its arguments, and the pipeline function that it calls."""
+"""One function per command: its arguments, and the pipeline function that it calls; see also `_models`."""
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 from jaxprune.cli import _arguments as arguments
-from jaxprune.cli import _print
-
-
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str) -> Any:
-    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + '.')
-    parser.set_defaults(run=run)
-    return parser
-
-
-def new(commands: Any) -> None:
-    """`jaxprune new`."""
-
-    def run(options: argparse.Namespace) -> None:
-        from jaxprune import pipeline
-
-        names = options.classes
-        classes = int(names[0]) if len(names) == 1 and names[0].isdecimal() else names
-        _print.model_line(
-            pipeline.new(
-                options.architecture,
-                options.output,
-                classes=classes,
-                form=options.form,
-                seed=options.seed,
-                width_multiple=options.width,
-                activation=options.activation,
-            )
-        )
-
-    parser = _command(commands, 'new', run, 'make a model with random weights')
-    parser.add_argument('architecture', help='such as yolov7, yolov7x, yolov7-tiny, yolov7-w6 or yolov7-e6e')
-    parser.add_argument('--form', default='training', choices=arguments.FORMS, help='(training)')
-    parser.add_argument('--classes', nargs='+', default=['80'], help='how many, or their names (80)')
-    parser.add_argument('--width', type=float, default=1.0, metavar='FACTOR', help='scales every channel count (1)')
-    parser.add_argument('--seed', type=int, default=0, help='of the weights (0)')
-    arguments.activation(parser)
-    arguments.output(parser, 'model directory to write')
-
-
-def convert(commands: Any) -> None:
-    """`jaxprune convert`."""
-
-    def run(options: argparse.Namespace) -> None:
-        from jaxprune import pipeline
-
-        result = pipeline.convert(
-            options.source,
-            options.output,
-            form=options.form,
-            activation=options.activation,
-            name=options.name,
-            like=options.like,
-            dtype='float16' if options.half else 'float32',
-        )
-        _print.converted(result, tensors=options.report, as_json=options.json)
-
-    parser = _command(
-        commands,
-        'convert',
-        run,
-        'convert a PyTorch YOLOv7 checkpoint or a model, also back to PyTorch or to another form',
-    )
-    parser.add_argument(
-        'source',
-        metavar='FILE.pt|MODEL|NAME',
-        help='checkpoint, model directory, or released checkpoint to download, such as yolov7-tiny',
-    )
-    parser.add_argument('--form', choices=arguments.FORMS, help='form of the result (as it is)')
-    arguments.activation(parser)
-    parser.add_argument('--name', help='name of the architecture (as in the file)')
-    parser.add_argument(
-        '--like', metavar='ORIGINAL.pt', help='write a whole checkpoint like this one, which the model came from'
-    )
-    parser.add_argument('--half', action='store_true', help='write a PyTorch file in half precision')
-    parser.add_argument('--report', action='store_true', help='show what became of every tensor of a PyTorch file')
-    arguments.output(parser, 'model directory to write, or a PyTorch file (.pt): a state_dict')
-    arguments.json(parser)
-
-
-def info(commands: Any) -> None:
-    """`jaxprune info`."""
-
-    def run(options: argparse.Namespace) -> None:
-        from jaxprune import pipeline
-
-        _print.info(pipeline.info(options.model, image_size=arguments.size(options.img)), as_json=options.json)
-
-    parser = _command(commands, 'info', run, 'count parameters and GFLOPs, in all and per layer')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
-    arguments.image_sides(parser)
-    arguments.json(parser)
-
-
-def graph(commands: Any) -> None:
-    """`jaxprune graph`."""
-
-    def run(options: argparse.Namespace) -> None:
-        from jaxprune import pipeline
-
-        _print.graph(pipeline.connections(options.model, output=options.output), as_json=options.json)
-
-    parser = _command(commands, 'graph', run, 'show which layer reads which channels of which')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
-    arguments.output(parser, 'SVG drawing to write', required=False)
-    arguments.json(parser)
+from jaxprune.cli import _models, _print
 
 
 def prune(commands: Any) -> None:
@@ -132,7 +27,7 @@ def prune(commands: Any) -> None:
         )
         _print.pruned(result, as_json=options.json)
 
-    parser = _command(commands, 'prune', run, 'remove filters, and everything that read them')
+    parser = arguments.command(commands, 'prune', run, 'remove filters, and everything that read them')
     parser.add_argument('model', metavar='MODEL', help='model directory')
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--layers', metavar='LAYER:RATE,...', help='rates by layer index or name, as in 8:0.5,18:0.5')
@@ -159,7 +54,7 @@ def plan(commands: Any) -> None:
     parser = commands.add_parser('plan', help='show a pruning plan, or compare two')
     actions = parser.add_subparsers(metavar='ACTION', required=True)
     for name, run, summary in (('show', show, 'show a plan'), ('diff', diff, 'compare two plans')):
-        action = _command(actions, name, run, summary)
+        action = arguments.command(actions, name, run, summary)
         action.add_argument('plan', metavar='PLAN', help='plan file, or a model that was pruned')
         if name == 'diff':
             action.add_argument('other', metavar='OTHER', help='the plan to compare with')
@@ -186,7 +81,7 @@ def detect(commands: Any) -> None:
             )
         )
 
-    parser = _command(commands, 'detect', run, 'find objects in images')
+    parser = arguments.command(commands, 'detect', run, 'find objects in images')
     parser.add_argument('model', metavar='MODEL', help='model directory')
     parser.add_argument('--source', required=True, nargs='+', metavar='IMAGES', help='images, or folders of images')
     parser.add_argument('--classes', type=int, nargs='+', metavar='INDEX', help='only these classes')
@@ -213,7 +108,7 @@ def val(commands: Any) -> None:
         )
         _print.val(result, as_json=options.json)
 
-    parser = _command(commands, 'val', run, 'measure P, R and mAP on a data set')
+    parser = arguments.command(commands, 'val', run, 'measure P, R and mAP on a data set')
     parser.add_argument('model', metavar='MODEL', help='model directory')
     arguments.data(parser)
     arguments.image_size(parser)
@@ -243,7 +138,7 @@ def scan(commands: Any) -> None:
             iou=options.iou,
         )
 
-    parser = _command(commands, 'scan', run, 'measure what pruning each layer alone would cost')
+    parser = arguments.command(commands, 'scan', run, 'measure what pruning each layer alone would cost')
     parser.add_argument('model', metavar='MODEL', help='model directory')
     arguments.data(parser)
     parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
@@ -274,7 +169,7 @@ def select(commands: Any) -> None:
         )
         _print.plan(result, as_json=options.json)
 
-    parser = _command(commands, 'select', run, 'choose layers and rates from a scan')
+    parser = arguments.command(commands, 'select', run, 'choose layers and rates from a scan')
     parser.add_argument('scan', metavar='SCAN.jsonl', help='table that "jaxprune scan" wrote')
     arguments.selection(parser)
     arguments.output(parser, 'plan to write', required=False)
@@ -301,7 +196,7 @@ def train(commands: Any) -> None:
         )
         _print.trained(result, as_json=options.json)
 
-    parser = _command(commands, 'train', run, 'train or fine-tune a model; goes on where it stopped')
+    parser = arguments.command(commands, 'train', run, 'train or fine-tune a model; goes on where it stopped')
     parser.add_argument('model', metavar='MODEL', help='model directory to start from')
     arguments.data(parser, split=False)
     parser.add_argument('--epochs', type=int, required=True, metavar='N')
@@ -310,33 +205,6 @@ def train(commands: Any) -> None:
     arguments.device(parser)
     parser.add_argument('--seed', type=int, default=0, help='of augmentation and order (0)')
     arguments.output(parser, 'model directory to write; training goes on from what is beside it')
-    arguments.json(parser)
-
-
-def export(commands: Any) -> None:
-    """`jaxprune export`."""
-
-    def run(options: argparse.Namespace) -> None:
-        from jaxprune import pipeline
-
-        result = pipeline.export_model(
-            options.model,
-            options.output,
-            image_size=arguments.size(options.img),
-            batch=options.batch or None,
-            decoded=options.decoded,
-            opset=options.opset,
-        )
-        _print.exported(result, as_json=options.json)
-
-    parser = _command(commands, 'export', run, 'write a model for another runtime')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
-    parser.add_argument('--format', default='onnx', choices=('onnx',), help='(onnx)')
-    arguments.image_sides(parser)
-    parser.add_argument('--batch', type=int, default=1, metavar='N', help='images per run; 0: any number (1)')
-    parser.add_argument('--decoded', action='store_true', help='boxes and probabilities in place of raw heads')
-    parser.add_argument('--opset', type=int, default=17, help='(17)')
-    arguments.output(parser, 'file to write')
     arguments.json(parser)
 
 
@@ -366,7 +234,7 @@ def iterate(commands: Any) -> None:
         )
         _print.iterated(pipeline.iterate(options.model, options.data, options.output, settings), as_json=options.json)
 
-    parser = _command(
+    parser = arguments.command(
         commands, 'iterate', run, 'repeat scan, select, prune, fine-tune and evaluate; goes on where it stopped'
     )
     parser.add_argument('model', metavar='MODEL', help='model directory to start from')
@@ -399,10 +267,15 @@ def demo(commands: Any) -> None:
 
         _print.iterated(pipeline.demo(options.output), as_json=options.json)
 
-    parser = _command(commands, 'demo', run, 'prune the small detector that comes with the package, on drawn images')
+    parser = arguments.command(
+        commands, 'demo', run, 'prune the small detector that comes with the package, on drawn images'
+    )
     parser.add_argument('-o', '--output', default='runs/demo', metavar='PATH', help='run directory (runs/demo)')
     arguments.device(parser)
     arguments.json(parser)
 
 
-COMMANDS = (new, convert, info, graph, prune, plan, detect, val, scan, select, train, export, iterate, demo)
+COMMANDS = (
+    _models.new, _models.convert, _models.info, _models.graph, prune, plan, detect, val, scan, select, train,
+    _models.export, iterate, demo,
+)  # fmt: skip

@@ -1,7 +1,8 @@
 """Connectivity of any JAX model, found by following element ids through its jaxpr; knows no model, computes nothing."""
 
+from jaxprune.graph._cost import Cost
 from jaxprune.graph._svg import to_svg
 from jaxprune.graph._trace import trace
 from jaxprune.graph._types import Edge, Graph, Group, LayerInfo, Slot
 
-__all__ = ['Edge', 'Graph', 'Group', 'LayerInfo', 'Slot', 'to_svg', 'trace']
+__all__ = ['Cost', 'Edge', 'Graph', 'Group', 'LayerInfo', 'Slot', 'to_svg', 'trace']

@@ -116,7 +116,7 @@ def _group(solution: _Solution, ids: Ids) -> Group:
     uneven = len(slots) < len(np.unique(axes))
     tied = bool(np.intersect1d(np.intersect1d(axes, solution.read), solution.produced).size)
     own = UNEVEN if uneven else TIED if tied else None
-    return Group(NONE, layers, channels, tuple(slots), solution.reasons.get(int(solution.groups[ids[0]]), own))
+    return Group(NONE, layers[0], layers, channels, tuple(slots), solution.reasons.get(int(solution.groups[ids[0]]), own))
 
 
 def _rank(solution: _Solution, ids: Ids, made: Bool[np.ndarray, 'ids']) -> tuple[int, Ids]:
@@ -142,4 +142,4 @@ def _slot(solution: _Solution, axis: int, indices: Int[np.ndarray, 'channels k']
     leaf = int(leaves.axis_leaf[axis])
     role: Role = 'produce' if axis in solution.produced else 'read' if axis in solution.read else 'along'
     layer = solution.names[solution.owner[leaf]] if solution.owner[leaf] >= 0 else lowest
-    return Slot(leaves.paths[leaf], int(leaves.axis_place[axis]), indices, role, layer)
+    return Slot(leaves.paths[leaf], int(leaves.axis_place[axis]), indices, role, layer, role == 'read')

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxprune.errors import UserError
+from jaxprune.graph._cost import Cost
 
 Path = tuple[str, ...]
 Role = Literal['produce', 'along', 'read']
@@ -51,9 +52,11 @@ class Slot:
       path: of the leaf in the variables, the collection (such as `params`) included.
       axis: of the leaf.
       indices: `[channels, k]`, for each channel its k places on the axis.
-      role: `produce` (output axis of a kernel), `read` (input axis of a kernel: zero it there, and the channel is
-        gone) or `along` (lies beside the channels: statistics, scales, biases, depthwise kernels).
+      role: `produce` (output axis of a kernel), `read` (input axis of a kernel) or `along` (lies beside the channels:
+        statistics, scales, biases, depthwise kernels).
       layer: to which the leaf belongs.
+      masked: whether a mask sets these places to zero. Where every masked slot of a group is zero at a channel, the
+        channel is gone: those that read it, and, where a reader has no parameters, those that make it zero.
     """
 
     path: Path
@@ -61,6 +64,7 @@ class Slot:
     indices: Int[np.ndarray, 'channels k']
     role: Role
     layer: str
+    masked: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,26 +73,39 @@ class Group:
 
     Attributes:
       index: place in `Graph.groups`.
+      name: unique; that of its lowest layer, followed by `#1`, `#2`, ... where that layer produces several groups.
       layers: names of the layers that produce (or, depthwise, pass on) the channels, lowest index first.
       channels: how many there are to choose from.
-      slots: every place where they stand; empty only where the layers' channels do not match one to one.
+      slots: every place where they stand.
       protected: why none of them may be removed, or None.
+      approximate: why removing them changes the channels that stay, where that was allowed to the trace; or None.
     """
 
     index: int
+    name: str
     layers: tuple[str, ...]
     channels: int
     slots: tuple[Slot, ...]
     protected: str | None = None
+    approximate: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
-    """Connectivity of a model: `edges` hold indices into `layers`."""
+    """Connectivity of a model.
+
+    Attributes:
+      layers: in index order.
+      edges: hold indices into `layers`.
+      groups: in the order of their lowest layers.
+      costs: `parameters` (elements of all leaves), `macs` (multiply-accumulates of convolutions and matrix products for
+        the inputs of the trace) and `activations` (elements that those write), by what each group keeps.
+    """
 
     layers: tuple[LayerInfo, ...]
     edges: tuple[Edge, ...]
     groups: tuple[Group, ...]
+    costs: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def _group_of(self) -> Mapping[str, Group]:

@@ -1,4 +1,4 @@
-"""YOLOv7 in JAX, and structured filter pruning as pure functions over parameter pytrees."""
+"""Structured pruning of any JAX model as pure functions over pytrees, and YOLOv7 in JAX."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -6,27 +6,53 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxprune.checkpoint import load, save
     from jaxprune.errors import UserError
+    from jaxprune.frameworks import resize
+    from jaxprune.graph import trace
     from jaxprune.models import count, create, heads, predict
     from jaxprune.pipeline import prune
+    from jaxprune.pruning import Plan, mask, select_channels
+    from jaxprune.pruning import slice_variables as slice
 
 _HOMES = {
-    'UserError': 'jaxprune.errors',
-    'count': 'jaxprune.models',
-    'create': 'jaxprune.models',
-    'heads': 'jaxprune.models',
-    'load': 'jaxprune.checkpoint',
-    'predict': 'jaxprune.models',
-    'prune': 'jaxprune.pipeline',
-    'save': 'jaxprune.checkpoint',
+    'Plan': ('jaxprune.pruning', 'Plan'),
+    'UserError': ('jaxprune.errors', 'UserError'),
+    'count': ('jaxprune.models', 'count'),
+    'create': ('jaxprune.models', 'create'),
+    'heads': ('jaxprune.models', 'heads'),
+    'load': ('jaxprune.checkpoint', 'load'),
+    'mask': ('jaxprune.pruning', 'mask'),
+    'predict': ('jaxprune.models', 'predict'),
+    'prune': ('jaxprune.pipeline', 'prune'),
+    'resize': ('jaxprune.frameworks', 'resize'),
+    'save': ('jaxprune.checkpoint', 'save'),
+    'select_channels': ('jaxprune.pruning', 'select_channels'),
+    'slice': ('jaxprune.pruning', 'slice_variables'),
+    'trace': ('jaxprune.graph', 'trace'),
 }
-__all__ = ['UserError', 'count', 'create', 'heads', 'load', 'predict', 'prune', 'save']
+__all__ = [
+    'Plan',
+    'UserError',
+    'count',
+    'create',
+    'heads',
+    'load',
+    'mask',
+    'predict',
+    'prune',
+    'resize',
+    'save',
+    'select_channels',
+    'slice',
+    'trace',
+]
 __version__ = '0.1.0'
 
 
 def __getattr__(name: str) -> Any:
     """Imports what is asked for, so that `jaxprune --help` does not wait for JAX."""
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        module, attribute = _HOMES[name]
+        return getattr(importlib.import_module(module), attribute)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -1,19 +1,23 @@
-"""Pytrees of nested dictionaries, addressed by path."""
+"""Pytrees of any kind, addressed by path.
 
-from collections.abc import Mapping
+A path is a tuple of strings, one for every key of `jax.tree_util.tree_flatten_with_path`: keys of dictionaries, names
+of attributes, indices of sequences. `None` counts as a leaf.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 Path = tuple[str, ...]
+_ARRAYS = (np.ndarray, jax.ShapeDtypeStruct, jax.Array)
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
-    """Leaves by path, in the dictionaries' own order."""
+def flatten(tree: Any) -> dict[Path, Any]:
+    """Leaves by path; keys of dictionaries in their own order, everything else in JAX's."""
     flat: dict[Path, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= {(key, *path): leaf for path, leaf in flatten(value).items()}
-        else:
-            flat[(key,)] = value
+    _collect(tree, (), flat)
     return flat
 
 
@@ -28,30 +32,74 @@ def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
     return tree
 
 
-def get(tree: Mapping[str, Any], path: Path) -> Any:
+def get(tree: Any, path: Path) -> Any:
     """What stands at `path`; KeyError where nothing does."""
     for key in path:
-        tree = tree[key]
+        tree = tree[key] if type(tree) is dict and key in tree else dict(_children(tree)[0])[key]
     return tree
 
 
-def replace(tree: Mapping[str, Any], leaves: Mapping[Path, Any]) -> dict[str, Any]:
-    """A copy of `tree` with the given leaves in place of its own; KeyError for a path that it lacks."""
+def replace(tree: Any, leaves: Mapping[Path, Any]) -> Any:
+    """A tree of the same type with the given leaves in place of its own; KeyError for a path that it lacks."""
     flat = flatten(tree)
     unknown = [path for path in leaves if path not in flat]
     if unknown:
         raise KeyError('/'.join(unknown[0]))
-    return unflatten({**flat, **leaves})
+    return _rebuild(tree, (), leaves)
 
 
-def diff(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
+def diff(expected: Any, actual: Any) -> list[str]:
     """One line for every leaf that is missing, unexpected or of another shape; empty where the trees fit."""
-    want, have = flatten(expected), flatten(actual)
-    lines = [f'missing: {"/".join(path)} {tuple(want[path].shape)}' for path in want if path not in have]
-    lines += [f'unexpected: {"/".join(path)} {tuple(have[path].shape)}' for path in have if path not in want]
+    want, have = ({path: _shape(leaf) for path, leaf in flatten(tree).items()} for tree in (expected, actual))
+    lines = [f'missing: {"/".join(path)} {want[path]}' for path in want if path not in have]
+    lines += [f'unexpected: {"/".join(path)} {have[path]}' for path in have if path not in want]
     lines += [
-        f'shape: {"/".join(path)} is {tuple(have[path].shape)}, expected {tuple(want[path].shape)}'
+        f'shape: {"/".join(path)} is {have[path]}, expected {want[path]}'
         for path in want
-        if path in have and tuple(have[path].shape) != tuple(want[path].shape)
+        if path in have and have[path] != want[path]
     ]
     return lines
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(getattr(leaf, 'shape', ()))
+
+
+def _collect(node: Any, path: Path, flat: dict[Path, Any]) -> None:
+    children, build = _children(node)
+    if build is None:
+        flat[path] = node
+    for key, child in children:
+        _collect(child, (*path, key), flat)
+
+
+def _rebuild(node: Any, path: Path, leaves: Mapping[Path, Any]) -> Any:
+    children, build = _children(node)
+    if build is None:
+        return leaves.get(path, node)
+    return build([_rebuild(child, (*path, key), leaves) for key, child in children])
+
+
+def _children(node: Any) -> tuple[Sequence[tuple[str, Any]], Callable[[list[Any]], Any] | None]:
+    """What lies one level below by key, and how the node is made of it; a leaf is not made of anything."""
+    if type(node) is dict:
+        return _items(node)
+    if isinstance(node, _ARRAYS):
+        return (), None  # as below, only sooner
+    found: list[tuple[tuple[Any, ...], Any]]
+    definition: Any
+    found, definition = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
+    if node is None or (found and not found[0][0]):
+        return _items(node) if isinstance(node, Mapping) else ((), None)  # a mapping that JAX does not know
+    return [(_text(path[0]), child) for path, child in found], definition.unflatten
+
+
+def _items(node: Mapping[Any, Any]) -> tuple[Sequence[tuple[str, Any]], Callable[[list[Any]], Any]]:
+    return [(str(key), child) for key, child in node.items()], lambda new: dict(zip(node, new, strict=True))
+
+
+def _text(key: Any) -> str:
+    for attribute in ('key', 'name', 'idx'):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)

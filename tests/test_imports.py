@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LEVELS = (
     ('errors',),
     ('trees', 'resources', 'files', 'progress'),
+    ('frameworks',),
     ('graph', 'detection', 'downloads'),
     ('pruning', 'models'),
     ('data', 'evaluation', 'checkpoint', 'weights_convert'),

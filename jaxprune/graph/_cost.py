@@ -1,9 +1,10 @@
 """Costs of a model as functions of how many channels each group keeps."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import sparse
 
 
@@ -39,3 +40,22 @@ class Cost:
         counts = np.asarray(kept, float)
         lengths = (self.share @ counts.reshape(-1, counts.shape[-1]).T).T
         return self.fixed + lengths.reshape(*counts.shape[:-1], *self.fixed.shape)
+
+
+def sum_of_products(
+    terms: Sequence[tuple[float, Sequence[Int[np.ndarray, 'size']]]],
+    group_of_id: Int[np.ndarray, 'ids'],
+    channels: Float[np.ndarray, 'groups'],
+) -> Cost:
+    """The cost with a factor for each axis of each term, whose elements are given by their ids."""
+    width = max((len(axes) for _, axes in terms), default=0)
+    fixed = np.ones((len(terms), width))
+    share = sparse.lil_array((len(terms) * width, len(channels)))
+    for term, (_, axes) in enumerate(terms):
+        for place, ids in enumerate(axes):
+            groups = group_of_id[ids[ids >= 0]]
+            counts = np.bincount(groups[groups >= 0], minlength=len(channels))
+            fixed[term, place] = len(ids) - counts.sum()
+            used = np.flatnonzero(counts)
+            share[term * width + place, used] = counts[used] / channels[used]
+    return Cost(np.array([scale for scale, _ in terms]), fixed, share.tocsr())

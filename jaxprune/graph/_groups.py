@@ -1,6 +1,5 @@
 """Groups, from which elements can only be removed together."""
 
-import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -15,22 +14,23 @@ from jaxprune.graph._values import NONE, Ids
 
 Axes = Int[np.ndarray, 'axes']
 
-UNEVEN = 'its channels are not all used alike, so they do not match one to one'
-SEVERAL = 'it holds several spaces of channels: name its parts as layers'
-TIED = 'one and the same kernel produces and reads its channels'
 OUTPUT = 'its channels are the output of the model'
+_FREE, _SOFT, _HARD = range(3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Solution:
+class Solution:
     """Which ids can only be removed together.
 
     Attributes:
-      record, owner, names: as in `find_groups`.
+      record, owner, names: as in `solve`.
       classes: per id, its class: removed together.
-      groups: per id, its group: classes that share an axis on which they are produced; NONE where no layer produces it.
-      reasons: per protected group, the first reason.
+      groups: per id, its group: classes that stand equally often on the same axes and may be removed alike; NONE where
+        no layer produces it.
+      reasons: per class that is protected, why; of several reasons the first hard one.
+      bounds: per class, whether it is free, or protected softly or hard.
       produced, kernels, read: numbers of the axes that produce, of all output axes of kernels, of the axes that read.
+      masked: per id, whether a mask sets it to zero.
     """
 
     record: Record
@@ -39,47 +39,71 @@ class _Solution:
     classes: Ids
     groups: Ids
     reasons: dict[int, str]
+    bounds: Ids
     produced: Axes
     kernels: Axes
     read: Axes
+    masked: Bool[np.ndarray, 'ids']
+
+    def stuck(self, ids: Ids) -> bool:
+        """Whether any of the ids is protected hard, and not just because it is in the output."""
+        kinds = np.unique(self.classes[ids])
+        return any(self.reasons[kind] != OUTPUT for kind in kinds[self.bounds[kinds] == _HARD].tolist())
 
 
-def find_groups(record: Record, owner: Ids, names: Sequence[str]) -> tuple[Group, ...]:
-    """All groups, in the order of their lowest layers.
+def solve(record: Record, owner: Ids, names: Sequence[str]) -> Solution:
+    """Sorts all ids into classes, and those into groups.
 
     Args:
       record: of the walk.
       owner: `[leaves]`, index of the layer or NONE.
       names: of the layers.
     """
-    solution = _solve(record, owner, names)
-    members = np.argsort(solution.groups, kind='stable')
-    parts = np.split(members, np.flatnonzero(np.diff(solution.groups[members])) + 1)
-    found = [_group(solution, ids) for ids in parts if len(ids) and solution.groups[ids[0]] != NONE]
-    found.sort(key=lambda group: names.index(group.layers[0]))
-    counts = collections.Counter(name for group in found for name in group.layers)
-    crowded = {name for name, count in counts.items() if count > 1}
-    return tuple(
-        dataclasses.replace(group, index=index, protected=_several(group, crowded)) for index, group in enumerate(found)
-    )
-
-
-def _several(group: Group, crowded: set[str]) -> str | None:
-    return group.protected or (SEVERAL if crowded.intersection(group.layers) else None)
-
-
-def _solve(record: Record, owner: Ids, names: Sequence[str]) -> _Solution:
     axis_of = record.leaves.axis_of
     classes = _components(len(axis_of), record.pairs)
     produced, kernels, read = (_axes(record, ids) for ids in (record.produced, record.kernels, record.read))
-    made = np.flatnonzero(np.isin(axis_of, produced))
-    # All channels of one producing axis are one space, so classes that share such an axis share a group.
-    joins = np.stack([classes[made], len(axis_of) + axis_of[made]])
-    joined = _components(len(axis_of) + len(record.leaves.starts), [joins])[classes]
-    numbers = np.full(joined.max(initial=0) + 1, NONE)
-    numbers[joined[made]] = joined[made]
-    groups = numbers[joined]
-    return _Solution(record, owner, names, classes, groups, _reasons(record, classes, groups), produced, kernels, read)
+    bounds, reasons = _protections(record, classes)
+    groups = _alike(classes, axis_of, bounds[classes])
+    made = np.zeros(groups.max(initial=0) + 1, bool)
+    made[groups[np.isin(axis_of, produced)]] = True
+    groups = np.where(made[groups], groups, NONE)
+    masked = np.zeros(len(axis_of), bool)
+    masked[np.concatenate([*record.masked, np.empty(0, int)])] = True
+    return Solution(record, owner, names, classes, groups, reasons, bounds, produced, kernels, read, masked)
+
+
+def find_groups(solution: Solution, *, approximate: bool) -> tuple[tuple[Group, ...], Ids]:
+    """All groups, in the order of their lowest layers, and per id the index of its group or NONE.
+
+    Args:
+      solution: what belongs together.
+      approximate: whether channels may be removed where that changes those that stay.
+    """
+    members = np.argsort(solution.groups, kind='stable')
+    members = members[solution.groups[members] != NONE]
+    parts = np.split(members, np.flatnonzero(np.diff(solution.groups[members])) + 1)
+    found = [(_group(solution, ids, approximate), ids) for ids in parts if len(ids)]
+    rank = {name: number for number, name in enumerate(solution.names)}
+    # Ids rise from axis to axis, so the first id of a layer tells which of its groups comes first.
+    found.sort(key=lambda pair: (rank[pair[0].layers[0]], _first_made(solution, pair[1])))
+    index_of = np.full(len(solution.groups), NONE)
+    for index, (_, ids) in enumerate(found):
+        index_of[ids] = index
+    return _name([group for group, _ in found]), index_of
+
+
+def _name(groups: Sequence[Group]) -> tuple[Group, ...]:
+    lowest = [group.layers[0] for group in groups]
+    named = []
+    for index, group in enumerate(groups):
+        name, number = lowest[index], lowest[: index + 1].count(lowest[index])
+        name = f'{name}#{number}' if lowest.count(name) > 1 else name
+        named.append(dataclasses.replace(group, index=index, name=name))
+    return tuple(named)
+
+
+def _first_made(solution: Solution, ids: Ids) -> int:
+    return int(ids[np.isin(solution.record.leaves.axis_of[ids], solution.kernels)].min())
 
 
 def _axes(record: Record, ids: Sequence[Ids]) -> Axes:
@@ -93,33 +117,45 @@ def _components(size: int, pairs: Sequence[np.ndarray]) -> Ids:
     return csgraph.connected_components(links, directed=False)[1]
 
 
-def _reasons(record: Record, classes: Ids, groups: Ids) -> dict[int, str]:
-    group_of = np.full(classes.max(initial=0) + 1, NONE)
-    group_of[classes] = groups
+def _protections(record: Record, classes: Ids) -> tuple[Ids, dict[int, str]]:
+    bounds = np.full(classes.max(initial=0) + 1, _FREE)
     reasons: dict[int, str] = {}
-    for protection in record.protections:
-        for group in np.unique(group_of[classes[protection.ids]]):
-            reasons.setdefault(int(group), protection.reason)
-    return reasons
+    for bound in (_SOFT, _HARD):
+        for protection in [each for each in record.protections if each.soft == (bound == _SOFT)]:
+            concerned = np.unique(classes[protection.ids])
+            reasons |= dict.fromkeys(concerned[bounds[concerned] != bound].tolist(), protection.reason)
+            bounds[concerned] = bound
+    return bounds, reasons
 
 
-def _group(solution: _Solution, ids: Ids) -> Group:
+def _alike(classes: Ids, axis_of: Ids, bounds: Ids) -> Ids:
+    """Per id, a number that classes share which have as many ids on the same axes and the same bound."""
+    draw = np.random.default_rng(0)
+    marks = draw.integers(0, 2**63, axis_of.max(initial=0) + 1, np.uint64)
+    sums = np.zeros(classes.max(initial=0) + 1, np.uint64)
+    # A sum of random numbers stands for the multiset of axes: equal sums of unlike classes do not happen.
+    np.add.at(sums, classes, marks[axis_of])
+    sums[classes] += draw.integers(0, 2**63, _HARD + 1, np.uint64)[bounds]
+    return np.unique(sums, return_inverse=True)[1][classes]
+
+
+def _group(solution: Solution, ids: Ids, approximate: bool) -> Group:
     leaves = solution.record.leaves
     axes = leaves.axis_of[ids]
     makers = np.intersect1d(axes, solution.kernels)
     layers = tuple(solution.names[index] for index in np.unique(solution.owner[leaves.axis_leaf[makers]]))
     channels, ranks = _rank(solution, ids, np.isin(axes, makers))
-    slots = []
-    for axis in np.unique(axes):
-        indices = _places(solution, ids[axes == axis], ranks[axes == axis], channels)
-        slots += [] if indices is None else [_slot(solution, int(axis), indices, layers[0])]
-    uneven = len(slots) < len(np.unique(axes))
-    tied = bool(np.intersect1d(np.intersect1d(axes, solution.read), solution.produced).size)
-    own = UNEVEN if uneven else TIED if tied else None
-    return Group(NONE, layers[0], layers, channels, tuple(slots), solution.reasons.get(int(solution.groups[ids[0]]), own))
+    slots = tuple(
+        _slot(solution, int(axis), ids[axes == axis], ranks[axes == axis], channels, layers[0])
+        for axis in np.unique(axes)
+    )
+    kind = solution.classes[ids[0]]
+    reason = solution.reasons.get(int(kind))
+    allowed = approximate and solution.bounds[kind] == _SOFT
+    return Group(NONE, '', layers, channels, slots, None if allowed else reason, reason if allowed else None)
 
 
-def _rank(solution: _Solution, ids: Ids, made: Bool[np.ndarray, 'ids']) -> tuple[int, Ids]:
+def _rank(solution: Solution, ids: Ids, made: Bool[np.ndarray, 'ids']) -> tuple[int, Ids]:
     """How many classes there are, and the place of each id's class on the output axis of the lowest layer."""
     leaves = solution.record.leaves
     layer = solution.owner[leaves.axis_leaf[leaves.axis_of[ids[made]]]]
@@ -129,17 +165,11 @@ def _rank(solution: _Solution, ids: Ids, made: Bool[np.ndarray, 'ids']) -> tuple
     return len(found), places[np.searchsorted(found, solution.classes[ids])]
 
 
-def _places(solution: _Solution, ids: Ids, ranks: Ids, channels: int) -> Int[np.ndarray, 'channels k'] | None:
-    """Where each class stands on one axis; None where they do not all stand there equally often."""
-    counts = np.bincount(ranks, minlength=channels)
-    if counts.min() != counts.max():
-        return None
-    return solution.record.leaves.place_of(ids[np.lexsort((ids, ranks))]).reshape(channels, -1)
-
-
-def _slot(solution: _Solution, axis: int, indices: Int[np.ndarray, 'channels k'], lowest: str) -> Slot:
+def _slot(solution: Solution, axis: int, ids: Ids, ranks: Ids, channels: int, lowest: str) -> Slot:
     leaves = solution.record.leaves
     leaf = int(leaves.axis_leaf[axis])
+    indices = leaves.place_of(ids[np.lexsort((ids, ranks))]).reshape(channels, -1)
     role: Role = 'produce' if axis in solution.produced else 'read' if axis in solution.read else 'along'
     layer = solution.names[solution.owner[leaf]] if solution.owner[leaf] >= 0 else lowest
-    return Slot(leaves.paths[leaf], int(leaves.axis_place[axis]), indices, role, layer, role == 'read')
+    masked = bool(solution.masked[ids].any())
+    return Slot(leaves.paths[leaf], int(leaves.axis_place[axis]), indices, role, layer, masked)

@@ -1,16 +1,19 @@
 """The leaves of the variables and the numbering of their elements."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from jaxprune.errors import UserError
 from jaxprune.graph._types import Path
 from jaxprune.graph._values import NONE, Axis, Ids, Value
+
+_WRAPPERS = ('value', 'raw_value')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,16 +25,20 @@ class Leaves:
       shapes: of the leaves.
       modules: `paths` without the collection.
       axis_leaf, axis_place: per numbered axis, its leaf and which axis of the leaf it is.
+      trained: per leaf, whether it is in the collection of parameters (or there are no collections).
       starts: per numbered axis, the id of its first element.
+      sizes: per numbered axis, its length.
       axis_of: per id, the number of its axis.
     """
 
     paths: tuple[Path, ...]
     shapes: tuple[tuple[int, ...], ...]
     modules: tuple[Path, ...]
+    trained: tuple[bool, ...]
     axis_leaf: Int[np.ndarray, 'axes']
     axis_place: Int[np.ndarray, 'axes']
     starts: Int[np.ndarray, 'axes']
+    sizes: Int[np.ndarray, 'axes']
     axis_of: Int[np.ndarray, 'ids']
 
     def leaf_of(self, ids: Ids) -> Ids:
@@ -42,35 +49,54 @@ class Leaves:
         """Index of each id on its axis; NONE for NONE."""
         return np.where(ids >= 0, ids - self.starts[self.axis_of[ids]], NONE)
 
-    def values(self) -> list[Value]:
-        """The leaves as the program meets them."""
-        values, number = [], 0
-        for shape in self.shapes:
-            starts = self.starts[number : number + len(shape)]
-            spans = [np.arange(start, start + size) for start, size in zip(starts, shape, strict=True)]
-            values.append(Value(tuple(Axis(len(ids), ids, origin=ids) for ids in spans), data=False))
-            number += len(shape)
+    def axis_ids(self, path: Path, axis: int) -> Ids:
+        """Ids of the elements on one axis of the leaf at a path."""
+        number = self.first_axis[path] + axis
+        return np.arange(self.starts[number], self.starts[number] + self.sizes[number])
+
+    @functools.cached_property
+    def first_axis(self) -> Mapping[Path, int]:
+        """Path of a leaf -> number of its first axis."""
+        firsts = np.cumsum([0, *(len(shape) for shape in self.shapes)])
+        return dict(zip(self.paths, firsts.tolist(), strict=False))
+
+    def values(self, kept: Bool[np.ndarray, 'ids'] | None = None) -> list[Value]:
+        """The leaves as the program meets them, all of their elements or those that are kept."""
+        values = []
+        for path, shape in zip(self.paths, self.shapes, strict=True):
+            spans = [self.axis_ids(path, place) for place in range(len(shape))]
+            spans = spans if kept is None else [ids[kept[ids]] for ids in spans]
+            values.append(Value(tuple(Axis(len(ids), ids, zeros=ids[None]) for ids in spans), data=False))
         return values
 
 
 def number(variables: Any) -> Leaves:
-    """Numbers the elements of a pytree of arrays or `jax.ShapeDtypeStruct`."""
-    found, _ = jax.tree_util.tree_flatten_with_path(variables)
+    """Numbers the elements of all arrays (or `jax.ShapeDtypeStruct`) in a pytree."""
+    found = [(path, leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0] if is_array(leaf)]
     if not found:
         raise UserError('the variables are empty: give the pytree that the function reads its parameters from')
     paths = tuple(tuple(_key(entry) for entry in path) for path, _ in found)
-    shapes = tuple(tuple(int(size) for size in np.shape(leaf)) for _, leaf in found)
-    skip = 1 if isinstance(variables, Mapping) and 'params' in variables else 0
+    shapes = tuple(tuple(int(size) for size in leaf.shape) for _, leaf in found)
+    collections = isinstance(variables, Mapping) and 'params' in variables
+    # Flax NNX wraps every array in a variable, whose own key says nothing.
+    ends = -1 if all(len(path) > 1 and path[-1] in _WRAPPERS for path in paths) else None
     sizes = np.array([size for shape in shapes for size in shape], int)
     return Leaves(
         paths,
         shapes,
-        tuple(path[skip:] for path in paths),
+        tuple(path[1 if collections else 0 : ends] for path in paths),
+        tuple(not collections or path[0] == 'params' for path in paths),
         axis_leaf=np.repeat(np.arange(len(shapes)), [len(shape) for shape in shapes]),
         axis_place=np.array([place for shape in shapes for place in range(len(shape))], int),
         starts=np.cumsum(sizes) - sizes,
+        sizes=sizes,
         axis_of=np.repeat(np.arange(len(sizes)), sizes),
     )
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf of a pytree is an array or stands for one; all others are passed on as they are."""
+    return hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')
 
 
 def _key(entry: Any) -> str:

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
-from jaxprune.graph._record import Record
+from jaxprune.graph._record import Record, Step
 from jaxprune.graph._values import Value, fixed
 
 Rule = Callable[[Record, Any, list[Value]], list[Value]]
@@ -40,24 +42,31 @@ def unknown(record: Record, equation: Any, operands: list[Value]) -> list[Value]
     return [fixed(getattr(result.aval, 'shape', ()), data=data) for result in equation.outvars]
 
 
-def _constant(atom: Any) -> Value:
-    return fixed(getattr(atom.aval, 'shape', ()), data=False)
-
-
-def walk(record: Record, jaxpr: core.Jaxpr, arguments: Sequence[Value]) -> list[Value]:
+def walk(record: Record, jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
     """The results of a jaxpr for these arguments, in place of its input variables."""
     known = dict(zip(jaxpr.invars, arguments, strict=True))
-    known |= {var: _constant(var) for var in jaxpr.constvars}
+    held = [_constant(value) for value in constants]
+    known |= dict(zip(jaxpr.constvars, held, strict=True))
+    if held:
+        record.steps.append(Step(None, (), held, record.callers, record.place, constants))
 
     def read(atom: Any) -> Value:
-        return _constant(atom) if isinstance(atom, core.Literal) else known[atom]
+        return _constant(atom.val) if isinstance(atom, core.Literal) else known[atom]
 
-    outer = record.equation
-    for equation in jaxpr.eqns:
-        record.equation = equation
-        results = RULES.get(equation.primitive.name, unknown)(
-            record, equation, [read(atom) for atom in equation.invars]
-        )
+    outer = record.equation, record.place, record.callers
+    if record.equation is not None:
+        record.callers = (*record.callers, record.equation)
+    for number, equation in enumerate(jaxpr.eqns):
+        record.equation, record.place = equation, (*outer[1], number)
+        operands = [read(atom) for atom in equation.invars]
+        results = RULES.get(equation.primitive.name, unknown)(record, equation, operands)
+        record.steps.append(Step(equation, operands, results, record.callers, record.place))
         known.update(zip(equation.outvars, results, strict=True))
-    record.equation = outer
+    record.equation, record.place, record.callers = outer
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _constant(value: Any) -> Value:
+    shape = np.shape(value)
+    number = not shape and jnp.issubdtype(jnp.result_type(value), jnp.number)
+    return fixed(shape, data=False, fill=float(np.real(value)) if number else None)

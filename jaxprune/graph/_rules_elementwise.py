@@ -1,10 +1,14 @@
 """Rules for primitives that work element by element, broadcasting axes of size 1 and scalars."""
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxprune.graph._record import Record
 from jaxprune.graph._registry import rule
-from jaxprune.graph._values import Value
+from jaxprune.graph._values import NEVER, Axis, Rows, Value, all_zeros
 
 _KEEP_ZERO = (
     'abs asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p erf erf_inv expm1 floor imag log1p '
@@ -12,20 +16,28 @@ _KEEP_ZERO = (
     'optimization_barrier sharding_constraint pvary device_put'
 )
 _OTHER = (
-    'acos acosh add add_any and atan2 bessel_i0e bessel_i1e clamp clz complex cos cosh digamma eq erfc exp exp2 ge gt '
-    'igamma igamma_grad_a igammac is_finite le lgamma log logistic lt max min ne nextafter not or polygamma '
-    'population_count pow regularized_incomplete_beta rem rsqrt select_n shift_left shift_right_arithmetic '
-    'shift_right_logical sub xor zeta'
+    'acos acosh atan2 bessel_i0e bessel_i1e clz complex cos cosh digamma eq erfc exp exp2 ge gt '
+    'igamma igamma_grad_a igammac is_finite le lgamma log logistic lt ne nextafter not '
+    'polygamma population_count pow regularized_incomplete_beta rem rsqrt shift_left shift_right_arithmetic '
+    'shift_right_logical zeta'
 )
+_SAME_FILL = {'convert_element_type', 'stop_gradient', 'copy', 'copy_p', 'name', 'reduce_precision'}
+
+Neutral = Callable[[float, int], bool]
+"""`(number, place of the operand) -> whether the result is zero where the number and zeros are combined`."""
 
 
-def elementwise(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
-    """Elements at the same place belong together."""
+def elementwise(record: Record, equation: Any, operands: Sequence[Value], zeros: Any = None) -> list[Value]:
+    """Elements at the same place belong together; `zeros(place)` is the condition for zero along an axis."""
     data = any(operand.data for operand in operands)
     ranked = [operand.axes for operand in operands if operand.axes]
-    if len(ranked) == 1:
-        return [Value(tuple(axis.with_origin(None) for axis in ranked[0]), data)]
-    return [Value(tuple(record.combine(list(axes)) for axes in zip(*ranked, strict=True)), data)]
+    if not ranked:
+        return [Value((), data)]
+    axes = [
+        record.combine(list(each), None if zeros is None else zeros(place))
+        for place, each in enumerate(zip(*ranked, strict=True))
+    ]
+    return [Value(tuple(axes), data)]
 
 
 rule(*_OTHER.split())(elementwise)
@@ -34,43 +46,82 @@ rule(*_OTHER.split())(elementwise)
 @rule(*_KEEP_ZERO.split())
 def unary(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """Functions with f(0) = 0, result by result."""
-    return operands
+    if equation.primitive.name in _SAME_FILL:
+        return operands
+    return [operand if operand.fill is None else dataclasses.replace(operand, fill=None) for operand in operands]
 
 
 @rule('integer_pow')
 def integer_pow(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """Zero stays zero under a positive power only."""
-    return operands if equation.params['y'] > 0 else elementwise(record, equation, operands)
+    positive = equation.params['y'] > 0
+    return unary(record, equation, operands) if positive else elementwise(record, equation, operands)
 
 
-@rule('mul')
-def mul(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+def _sums(neutral: Neutral) -> Any:
+    """A rule for functions that are zero where all operands are zero, or numbers of the right sign."""
+
+    def apply(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+        counted = [
+            operand
+            for place, operand in enumerate(operands)
+            if operand.fill is None or not neutral(operand.fill, place)
+        ]
+        return elementwise(record, equation, operands, lambda place: _all(counted, place))
+
+    return apply
+
+
+rule('add', 'add_any', 'sub', 'or', 'xor')(_sums(lambda number, _: number == 0))
+rule('max')(_sums(lambda number, _: number <= 0))
+rule('min')(_sums(lambda number, _: number >= 0))
+# Operands are the lower bound, the array, the upper bound.
+rule('clamp')(_sums(lambda number, place: number <= 0 if place == 0 else number >= 0))
+
+
+@rule('select_n')
+def select(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """One of several values, element by element: zero where all of them are."""
+    counted = [operand for operand in operands[1:] if operand.fill != 0]
+    return elementwise(record, equation, operands, lambda place: _all(counted, place))
+
+
+@rule('mul', 'and')
+def product(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """A product is zero where a factor is; of two parameters the one with more axes of its own counts."""
-    (result,) = elementwise(record, equation, operands)
     factors = sorted(operands, key=_own_axes, reverse=True)
-    return [_keep_origin(result, *factors)]
+    if any(operand.data for operand in operands):
+        factors = operands
+    return elementwise(record, equation, operands, lambda place: _any(factors, place))
 
 
 @rule('div')
 def div(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """A quotient is zero where the numerator is, unless the denominator may vanish with it."""
-    (result,) = elementwise(record, equation, operands)
     numerator, denominator = operands
-    if any(not axis.uniform and axis.ids is not None for axis in denominator.axes):
-        return [result]
-    return [_keep_origin(result, numerator)]
+    if any(axis.zeros is not None for axis in denominator.axes):
+        return elementwise(record, equation, operands)
+    return elementwise(record, equation, operands, lambda place: _any([numerator], place))
 
 
 def _own_axes(value: Value) -> int:
-    return sum(axis.origin is not None for axis in value.axes)
+    return sum(axis.zeros is not None for axis in value.axes)
 
 
-def _keep_origin(result: Value, *operands: Value) -> Value:
-    if result.data:
-        return result
-    axes = []
-    for place, axis in enumerate(result.axes):
-        candidates = [operand.axes[place] for operand in operands if len(operand.axes) == len(result.axes)]
-        origins = [each.origin for each in candidates if each.origin is not None and each.size == axis.size]
-        axes.append(axis.with_origin(origins[0] if origins else None))
-    return Value(tuple(axes), result.data)
+def _along(values: Sequence[Value], place: int) -> list[Axis]:
+    """The axes of all values at a place, scalars as axes of their own."""
+    return [value.axes[place] if value.axes else Axis(1) for value in values]
+
+
+def _all(values: Sequence[Value], place: int) -> Rows | None:
+    axes = _along(values, place)
+    longest = max((axis.size for axis in axes), default=1)
+    return all_zeros(axes) if all(axis.size == longest for axis in axes) else None
+
+
+def _any(values: Sequence[Value], place: int) -> Rows | None:
+    """The simplest condition for zero that one of the values offers."""
+    axes = _along(values, place)
+    longest = max(axis.size for axis in axes)
+    rows = [axis.zeros for axis in axes if axis.zeros is not None and axis.size == longest]
+    return min(rows, key=lambda each: (bool(np.any(each == NEVER)), len(each)), default=None)

@@ -1,14 +1,16 @@
 """Rules for primitives that move elements."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxprune.graph._record import Record
 from jaxprune.graph._registry import rule, unknown
-from jaxprune.graph._values import NONE, Axis, Ids, Value, concatenate_axes, fixed
+from jaxprune.graph._values import NONE, Axis, Ids, Value, all_zeros, concatenate_axes, fixed
 
+_MOST_ROWS = 4096
 Block = tuple[range, range]
 """Operand axes and result axes between which a reshape moves elements."""
 
@@ -30,13 +32,14 @@ def broadcast_in_dim(record: Record, equation: Any, operands: list[Value]) -> li
             axes[place] = axis
         else:
             record.protect(axis.ids, 'repeats its channel')
-    return [Value(tuple(axes), operand.data)]
+    return [Value(tuple(axes), operand.data, operand.fill)]
 
 
 @rule('transpose')
 def transpose(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """Axes in another order."""
-    return [Value(tuple(operands[0].axes[place] for place in equation.params['permutation']), operands[0].data)]
+    (operand,) = operands
+    return [Value(tuple(operand.axes[place] for place in equation.params['permutation']), operand.data, operand.fill)]
 
 
 @rule('squeeze')
@@ -46,7 +49,8 @@ def squeeze(record: Record, equation: Any, operands: list[Value]) -> list[Value]
     gone = {place % len(operand.axes) for place in equation.params['dimensions']}
     for place in gone:
         record.protect(operand.axes[place].ids, 'drops the axis of its channel')
-    return [Value(tuple(axis for place, axis in enumerate(operand.axes) if place not in gone), operand.data)]
+    axes = tuple(axis for place, axis in enumerate(operand.axes) if place not in gone)
+    return [Value(axes, operand.data, operand.fill)]
 
 
 @rule('concatenate')
@@ -55,10 +59,37 @@ def concatenate(record: Record, equation: Any, operands: list[Value]) -> list[Va
     along = equation.params['dimension']
     data = any(operand.data for operand in operands)
     axes = [
-        concatenate_axes(each) if place == along else record.combine(list(each))
+        concatenate_axes(each) if place == along else record.combine(list(each), all_zeros(each))
         for place, each in enumerate(zip(*(operand.axes for operand in operands), strict=True))
     ]
-    return [Value(tuple(axis.with_origin(None) if data else axis for axis in axes), data)]
+    return [Value(tuple(axes), data)]
+
+
+@rule('stack')
+def stack(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Side by side, along a new axis."""
+    axes = [record.combine(list(each), all_zeros(each)) for each in zip(*(each.axes for each in operands), strict=True)]
+    axes.insert(equation.params['axis'], Axis(len(operands)))
+    return [Value(tuple(axes), any(operand.data for operand in operands))]
+
+
+@rule('unstack')
+def unstack(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """The elements of one axis as arrays of their own."""
+    (operand,), along = operands, equation.params['axis']
+    record.protect(operand.axes[along].ids, 'takes its channels apart')
+    axes = (*operand.axes[:along], *operand.axes[along + 1 :])
+    return [Value(axes, operand.data, operand.fill)] * len(equation.outvars)
+
+
+@rule('tile')
+def tile(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Repeats every axis as a whole."""
+    (operand,) = operands
+    spans = [
+        np.tile(np.arange(axis.size), reps) for axis, reps in zip(operand.axes, equation.params['reps'], strict=True)
+    ]
+    return [_take(operand, spans)]
 
 
 @rule('slice')
@@ -67,6 +98,8 @@ def slice_(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     starts, limits = equation.params['start_indices'], equation.params['limit_indices']
     steps = equation.params['strides'] or (1,) * len(starts)
     spans = [np.arange(*bounds) for bounds in zip(starts, limits, steps, strict=True)]
+    for place, (axis, span) in enumerate(zip(operands[0].axes, spans, strict=True)):
+        _tie_parts(record, axis, span, place)
     return [_take(operands[0], spans)]
 
 
@@ -77,6 +110,8 @@ def split(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     ends = np.cumsum(equation.params['sizes'])
     whole = [np.arange(axis.size) for axis in operand.axes]
     parts = np.split(whole[along], ends[:-1])
+    if len({len(part) for part in parts}) == 1:
+        _tie_parts(record, operand.axes[along], parts[0], along)
     return [_take(operand, [*whole[:along], part, *whole[along + 1 :]]) for part in parts]
 
 
@@ -101,7 +136,10 @@ def pad(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
         span[places[inside]] = np.flatnonzero(inside)
         spans.append(span)
     padded = _take(operand, spans)
-    return [Value(tuple(axis.with_origin(None) for axis in padded.axes), any(each.data for each in operands))]
+    grown = {place for place, (axis, size) in enumerate(zip(operand.axes, sizes, strict=True)) if size > axis.size}
+    keeps = [operands[1].fill == 0 or grown <= {place} for place in range(len(sizes))]
+    axes = [axis if keep else axis.with_zeros(None) for axis, keep in zip(padded.axes, keeps, strict=True)]
+    return [Value(tuple(axes), any(each.data for each in operands))]
 
 
 @rule('dynamic_slice')
@@ -125,8 +163,32 @@ def gather(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
         if place in dropped:
             record.protect(axis.ids, 'picks some of its channels')
         else:
-            axes[next(targets)] = _whole(record, axis, size)
+            whole = _whole(record, axis, size)
+            # Looked up by data, a table of parameters produces channels: an embedding.
+            axes[next(targets)] = record.apply_kernel(whole) if operand.is_kernel and indices.data else whole
     return [Value(tuple(axes), any(each.data for each in operands))]
+
+
+@rule('dynamic_update_slice')
+def dynamic_update_slice(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Writes over a part: along axes that it covers whole, both lie side by side."""
+    operand, update = operands[:2]
+    return [_write_over(record, operand, update, {place: place for place in range(len(operand.axes))})]
+
+
+@rule('scatter', 'scatter-add', 'scatter_add', 'scatter-mul', 'scatter-min', 'scatter-max', 'scatter_mul')
+@rule('scatter_min', 'scatter_max')
+def scatter(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Writes at picked places: along the axes that it covers whole, both lie side by side."""
+    operand, indices, update = operands
+    record.protect_value(indices, 'picks places by it')
+    numbers = equation.params['dimension_numbers']
+    inserted = {*numbers.inserted_window_dims, *getattr(numbers, 'operand_batching_dims', ())}
+    windows = [place for place in range(len(operand.axes)) if place not in inserted]
+    pairs = dict(zip(windows, numbers.update_window_dims, strict=True))
+    for place in set(range(len(update.axes))) - set(pairs.values()):
+        record.protect(update.axes[place].ids, 'picks some of its channels')
+    return [_write_over(record, operand, update, pairs)]
 
 
 @rule('reshape')
@@ -141,7 +203,39 @@ def reshape(record: Record, equation: Any, operands: list[Value]) -> list[Value]
         for place, axis in zip(targets, moved, strict=True):
             result[place] = axis
     kept = {axis.ids is not None for axis in result}
-    return [Value(tuple(result), operand.data, split=operand.known() if kept == {False} else None)]
+    return [Value(tuple(result), operand.data, operand.fill, operand.known() if kept == {False} else None)]
+
+
+def _write_over(record: Record, operand: Value, update: Value, pairs: Mapping[int, int]) -> Value:
+    """`pairs`: axis of the operand -> axis of the update."""
+    axes = []
+    for place, axis in enumerate(operand.axes):
+        other = update.axes[pairs[place]] if place in pairs else Axis(1)
+        if other.size == axis.size:
+            axes.append(record.combine([axis, other], all_zeros([axis, other])))
+        else:
+            for each in (axis, other):
+                record.protect(each.ids, 'overwrites some of its channels')
+            axes.append(Axis(axis.size))
+    return Value(tuple(axes), operand.data or update.data)
+
+
+def _tie_parts(record: Record, axis: Axis, span: Ids, step_number: int) -> None:
+    """Where a part of the channels is taken, all parts shrink alike: `x[..., :size // 2]`, `x[..., ::2]`."""
+    if axis.ids is None or _is_whole(axis, span):
+        return
+    size, step = len(span), int(span[1] - span[0]) if len(span) > 1 else 1
+    if step == 1 and axis.size % size == 0 and span[0] % size == 0:
+        ways = [axis.known.reshape(-1, size).T, None]
+    elif step > 1 and axis.size % step == 0:
+        ways = [axis.known.reshape(-1, step)]
+    else:
+        ways = [None] if step == 1 else []
+    choice = record.choose(axis.ids, len(ways) + 1, step_number)
+    if choice == len(ways):
+        record.protect(axis.ids, 'takes some of its channels')
+    elif (rows := ways[choice]) is not None:
+        record.tie(rows)
 
 
 def _take(value: Value, spans: Sequence[Ids]) -> Value:
@@ -155,7 +249,7 @@ def _is_whole(axis: Axis, span: Ids) -> bool:
 
 def _whole(record: Record, axis: Axis, size: int) -> Axis:
     if size == axis.size:
-        return axis.with_origin(None)
+        return axis
     record.protect(axis.ids, 'picks some of its channels')
     return Axis(size)
 
@@ -190,11 +284,14 @@ def _move(record: Record, axes: list[Axis], sizes: list[int]) -> list[Axis]:
     blank = [Axis(size, uniform=uniform or size == 1) for size in sizes]
     if not carrying:
         return blank
+    kept = carrying[0]
     if len(carrying) > 1:
-        for place in carrying:
+        ids = np.concatenate([axes[place].known for place in carrying])
+        choice = record.choose(ids, len(carrying) + 1, 1)
+        kept = [*carrying[::-1], NONE][choice]
+        for place in set(carrying) - {kept}:
             record.protect(axes[place].ids, 'merges two axes of channels')
-        return blank
-    return _follow(record, axes, carrying[0], blank)
+    return blank if kept == NONE else _follow(record, axes, kept, blank)
 
 
 def _follow(record: Record, axes: list[Axis], place: int, blank: list[Axis]) -> list[Axis]:
@@ -207,9 +304,24 @@ def _follow(record: Record, axes: list[Axis], place: int, blank: list[Axis]) -> 
         line = np.moveaxis(index, target, 0).reshape(blank[target].size, -1)
         if _constant(line) or _constant(axis.known[line]):
             return [axis.take(line[:, 0]) if spot == target else each for spot, each in enumerate(blank)]
+    return _split(record, axis, index, blank)
+
+
+def _split(record: Record, axis: Axis, index: Int[np.ndarray, '...'], blank: list[Axis]) -> list[Axis]:
+    """Channels that become several axes: one of these shrinks with them, at first the last (heads and their size)."""
+    targets = [place for place in reversed(range(len(blank))) if blank[place].size > 1]
+    choice = record.choose(axis.known, len(targets) + 1)
     parts = [each.size for each in blank]
-    record.protect(axis.ids, f'splits its {axis.size} channels into {parts}')
-    return [Axis(each.size) for each in blank]
+    if choice == len(targets):
+        record.protect(axis.ids, f'splits its {axis.size} channels into {parts}')
+        return [Axis(size) for size in parts]
+    line = np.moveaxis(index, targets[choice], 0).reshape(parts[targets[choice]], -1)
+    record.tie(axis.known[line])
+    zeros = None
+    if axis.zeros is not None and len(axis.zeros) * line.shape[1] <= _MOST_ROWS:
+        zeros = np.moveaxis(axis.zeros[:, line], 2, 1).reshape(-1, len(line))
+    shrinking = axis.take(line[:, 0]).with_zeros(zeros)
+    return [shrinking if place == targets[choice] else Axis(size) for place, size in enumerate(parts)]
 
 
 def _constant(lines: np.ndarray) -> bool:

@@ -1,56 +1,82 @@
 """From a function of variables and inputs to its connectivity graph."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxprune.errors import UserError
 from jaxprune.graph import _rules_call, _rules_contract, _rules_elementwise, _rules_reduce, _rules_shape  # noqa: F401
+from jaxprune.graph._cost import Cost, sum_of_products
 from jaxprune.graph._edges import find_edges
-from jaxprune.graph._groups import OUTPUT, find_groups
-from jaxprune.graph._leaves import Leaves, longest_prefix, number
+from jaxprune.graph._groups import OUTPUT, Solution, find_groups, solve
+from jaxprune.graph._leaves import Leaves, longest_prefix
+from jaxprune.graph._proof import Proof
 from jaxprune.graph._record import Protection, Record
 from jaxprune.graph._registry import walk
 from jaxprune.graph._types import Graph, Group, LayerInfo, Path
-from jaxprune.graph._values import NONE, Ids, fixed
+from jaxprune.graph._values import NONE, Ids
 
 Layers = Sequence[tuple[str, Path]]
 _NO_PRODUCER = 'its channels are those of an input of the model'
 _NO_KERNEL = 'no convolution or matrix product with a kernel of it was found'
 
 
-def trace(apply: Callable[..., Any], variables: Any, *inputs: Any, layers: Layers | None = None) -> Graph:
+def trace(
+    apply: Callable[..., Any],
+    variables: Any,
+    *inputs: Any,
+    layers: Layers | None = None,
+    approximate: bool = False,
+    prove: bool = True,
+) -> Graph:
     """Follows every channel through a model; nothing is compiled or computed.
 
-    What cannot be followed exactly is protected: `Group.protected` and `LayerInfo.reason` name the primitive.
+    What cannot be followed exactly is protected: `Group.protected` and `LayerInfo.reason` name the primitive and the
+    user's line. Unless `prove` is False, the function is then traced again with channels of every group removed, and
+    both programs are compared, equation by equation: where a number or a shape in the second is not what follows from
+    the first (a scale computed from a width, a width written into the code), the groups that cause it are protected
+    too.
 
     Args:
       apply: pure function, called as `apply(variables, *inputs)`, in evaluation mode.
-      variables: pytree of arrays or `jax.ShapeDtypeStruct`; with a collection `params` at its top, or without
-        collections.
+      variables: pytree of arrays or `jax.ShapeDtypeStruct`; leaves of other kinds are passed on. The first keys may
+        name collections, of which one is `params`.
       *inputs: arrays or `jax.ShapeDtypeStruct`; nothing along their axes is ever removed.
       layers: `(name, path prefix without the collection)` in index order; a layer may own several kernels. None: every
         module that owns a kernel is a layer, in the order in which they are used.
+      approximate: whether channels may be removed that others depend on (layer norm, softmax over channels, a scale by
+        the width): then a sliced network does not compute what the masked one does.
+      prove: whether to compare with the function at other widths.
 
     Returns:
-      Layers, edges and groups.
+      Layers, edges, groups and costs.
 
     Raises:
       UserError: if a prefix in `layers` fits no leaf, or a name stands there twice.
     """
-    leaves = number(variables)
-    record = Record(leaves, None if layers is None else _owners(leaves, layers))
-    arguments = [fixed(np.shape(leaf), data=True) for leaf in jax.tree.leaves(inputs)]
-    jaxpr = jax.make_jaxpr(apply)(variables, *inputs).jaxpr
-    for result in walk(record, jaxpr, [*leaves.values(), *arguments]):
+    proof = Proof(apply, variables, inputs)
+    graph = _derive(proof, layers, approximate)
+    while proof.follow_better():
+        graph = _derive(proof, layers, approximate)
+    while prove and proof.refute(graph):
+        graph = _derive(proof, layers, approximate)
+    return graph
+
+
+def _derive(proof: Proof, layers: Layers | None, approximate: bool) -> Graph:
+    leaves = proof.leaves
+    record = Record(leaves, None if layers is None else _owners(leaves, layers), choices=dict(proof.choices))
+    for result in walk(record, proof.jaxpr.jaxpr, proof.jaxpr.consts, [*leaves.values(), *proof.arguments()]):
         ids = result.known() if result.split is None else result.split
         record.protections.insert(0, Protection(ids[ids >= 0], OUTPUT))
+    record.protections += proof.protections
     names, owner = _name_layers(record, layers)
-    groups = find_groups(record, owner, names)
+    solution = solve(record, owner, names)
+    groups, group_of_id = find_groups(solution, approximate=approximate)
+    proof.note(solution, group_of_id)
     edges = find_edges(record, owner, inner=layers is None)
-    return Graph(_layer_infos(record, owner, names, groups), edges, groups)
+    return Graph(_layer_infos(record, owner, names, groups), edges, groups, _costs(solution, groups, group_of_id))
 
 
 def _name_layers(record: Record, layers: Layers | None) -> tuple[list[str], Ids]:
@@ -69,10 +95,11 @@ def _owners(leaves: Leaves, layers: Layers) -> Ids:
     """Per leaf, the layer with the longest prefix that fits, or NONE."""
     prefixes = [tuple(prefix) for _, prefix in layers]
     owner = np.array([longest_prefix(path, prefixes) for path in leaves.modules], int)
+    names = [name for name, _ in layers]
     for index, (name, prefix) in enumerate(layers):
         if index not in owner:
             raise UserError(f'layers: {name!r} with the prefix {"/".join(prefix)!r} fits no leaf of the variables')
-        if [other for other, _ in layers].count(name) > 1:
+        if names.count(name) > 1:
             raise UserError(f'layers: the name {name!r} stands there twice; give every layer its own')
     return owner
 
@@ -92,12 +119,17 @@ def _modules(record: Record) -> list[tuple[str, Path]]:
 
 
 def _layer_infos(record: Record, owner: Ids, names: list[str], groups: tuple[Group, ...]) -> tuple[LayerInfo, ...]:
-    group_of = {name: group for group in reversed(groups) for name in group.layers}
+    groups_of: dict[str, list[Group]] = {}
+    for group in groups:
+        for name in group.layers:
+            groups_of.setdefault(name, []).append(group)
     channels = _channels(record, owner)
     infos = []
     for index, name in enumerate(names):
-        group = group_of.get(name)
-        reason = group.protected if group else (_NO_PRODUCER if index in channels else _NO_KERNEL)
+        reasons = [group.protected for group in groups_of.get(name, [])]
+        reason: str | None = _NO_PRODUCER if index in channels else _NO_KERNEL
+        if reasons:
+            reason = None if None in reasons else reasons[0]
         infos.append(LayerInfo(index, name, channels.get(index, 0), reason is None, reason))
     return tuple(infos)
 
@@ -110,3 +142,21 @@ def _channels(record: Record, owner: Ids) -> dict[int, int]:
         leaf = record.leaves.axis_leaf[axis]
         found[int(owner[leaf])] = record.leaves.shapes[leaf][record.leaves.axis_place[axis]]
     return found
+
+
+def _costs(solution: Solution, groups: Sequence[Group], group_of_id: Ids) -> Mapping[str, Cost]:
+    record = solution.record
+    counts = np.array([group.channels for group in groups], float)
+
+    def total(terms: Sequence[tuple[float, Sequence[Ids]]]) -> Cost:
+        return sum_of_products(terms, group_of_id, counts)
+
+    leaves = record.leaves
+    spans: dict[int, list[Ids]] = {}
+    for axis, (start, size) in enumerate(zip(leaves.starts, leaves.sizes, strict=True)):
+        spans.setdefault(int(leaves.axis_leaf[axis]), []).append(np.arange(start, start + size))
+    stored = [(1.0, spans.get(leaf, [])) for leaf in range(len(leaves.paths)) if leaves.trained[leaf]]
+    kinds = {
+        kind: [(work.scale, work.axes) for work in record.work if work.kind == kind] for kind in ('macs', 'activations')
+    }
+    return {'parameters': total(stored)} | {kind: total(terms) for kind, terms in kinds.items()}

@@ -98,7 +98,7 @@ class Graph:
       layers: in index order.
       edges: hold indices into `layers`.
       groups: in the order of their lowest layers.
-      costs: `parameters` (elements of all leaves), `macs` (multiply-accumulates of convolutions and matrix products for
+      costs: `parameters` (elements of all leaves, or of the collection `params` where there is one), `macs` (multiply-accumulates of convolutions and matrix products for
         the inputs of the trace) and `activations` (elements that those write), by what each group keeps.
     """
 
@@ -107,25 +107,44 @@ class Graph:
     groups: tuple[Group, ...]
     costs: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
 
-    @functools.cached_property
-    def _group_of(self) -> Mapping[str, Group]:
-        return {name: group for group in reversed(self.groups) for name in group.layers}
+    def groups_of(self, layer: str) -> tuple[Group, ...]:
+        """The groups in which the layer of this name produces channels."""
+        return self._groups_of.get(layer, ())
 
-    def group_of(self, layer: str | int) -> Group:
-        """The group of a layer, by name or index.
+    def group_of(self, key: str | int) -> Group:
+        """A group by its name, or by the name or index of a layer that is in one group (or one that is not protected).
 
         Raises:
-          UserError: if there is no such layer, or its channels are in no group.
+          UserError: if there is no such layer or group, its channels are in no group, or in several.
         """
+        if key in self._by_name:
+            return self._by_name[str(key)]
         names = [info.name for info in self.layers]
-        name = names[layer] if isinstance(layer, int) and 0 <= layer < len(names) else layer
+        name = names[key] if isinstance(key, int) and 0 <= key < len(names) else key
         if name not in names:
             raise UserError(
-                f'layer {layer!r} does not exist: give an index from 0 to {len(names) - 1} or a name ({names[:2]})'
+                f'layer {key!r} does not exist: give an index from 0 to {len(names) - 1} or a name ({names[:2]})'
             )
-        if name not in self._group_of:
+        groups = self.groups_of(str(name))
+        if not groups:
             raise UserError(f'layer {name!r} has no channels of its own: {self.layers[names.index(name)].reason}')
-        return self._group_of[name]
+        free = [group for group in groups if group.protected is None]
+        if len(groups) > 1 and len(free) != 1:
+            parts = ', '.join(group.name for group in free or groups)
+            raise UserError(f'layer {name!r} produces several groups of channels: give one of {parts}')
+        return (free or groups)[0]
+
+    @functools.cached_property
+    def _groups_of(self) -> Mapping[str, tuple[Group, ...]]:
+        found: dict[str, tuple[Group, ...]] = {}
+        for group in self.groups:
+            found |= {name: (*found.get(name, ()), group) for name in group.layers}
+        return found
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str | int, Group]:
+        # Where a name is that of a layer with several groups, it stands for none of them.
+        return {group.name: group for group in self.groups}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: `layers` (index, name, channels, prunable) and `edges`."""

@@ -63,9 +63,9 @@ def apply_plan(
     model: models.Detector, variables: models.Variables, plan: Plan
 ) -> tuple[models.Detector, models.Variables]:
     """The model without what the plan removes."""
-    graph = models.connectivity(model.spec)
-    spec = model.spec.resize(pruning.widths(graph, plan))
-    return models.Detector(spec), pruning.slice_variables(variables, graph, plan)
+    plan = plan.on(models.connectivity(model.spec))
+    spec = model.spec.resize(pruning.widths(plan))
+    return models.Detector(spec), pruning.slice_variables(variables, plan)
 
 
 def aliases(spec: models.ArchSpec) -> dict[str, str]:

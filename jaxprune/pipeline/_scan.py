@@ -87,7 +87,7 @@ def plan_cells(
     if wrong:
         raise UserError(f'rate {wrong[0]} is out of range: a scan needs rates above 0 and below 1')
     ranking: dict[str, Any] = {'criterion': criterion, 'seed': seed}
-    cells: Plans = {(None, 0): pruning.Plan()}
+    cells: Plans = {(None, 0): pruning.Plan().on(connections)}
     for index in sorted(int(index) for index in uniform):
         channels = connections.group_of(connections.layers[index].name).channels
         for rate in dict.fromkeys(rates):
@@ -172,12 +172,11 @@ def _find_masked(
 def _candidate(
     spec: models.ArchSpec, cell: tuple[int | None, float], plan: pruning.Plan, image_size: int
 ) -> sensitivity.Candidate:
-    connections = models.connectivity(spec)
     widths = spec.widths()
     full = {layer.name: np.ones(widths[layer.inputs[0]], np.float32) for layer in spec.layers}
-    for name, factors in pruning.read_masks(connections, plan).items():
+    for name, factors in pruning.read_masks(plan).items():
         full[name][: len(factors)] *= factors
-    cost = models.spec_cost(spec.resize(pruning.widths(connections, plan)), image_size)
+    cost = models.spec_cost(spec.resize(pruning.widths(plan)), image_size)
     return sensitivity.Candidate(
         layer=cell[0],
         rate=cell[1],

@@ -5,21 +5,24 @@ from jaxprune.pruning._apply import (
     mask,
     planned_parameters,
     read_masks,
-    resolve,
     slice_variables,
     widths,
 )
 from jaxprune.pruning._criteria import CRITERIA, Criterion, register, score
 from jaxprune.pruning._files import kept_plan, rates_from_json, read_plan, write_rates
-from jaxprune.pruning._layers import find_layer
+from jaxprune.pruning._layers import find_group, find_layer
+from jaxprune.pruning._limits import planned_costs
 from jaxprune.pruning._plan import Difference, Plan, PlanLayer, Row, read_json
 from jaxprune.pruning._published import published_iterations
 from jaxprune.pruning._rates import plan_rates, removed_filters, uniform_rates
+from jaxprune.pruning._schedules import SCHEDULES, schedule
+from jaxprune.pruning._select_channels import select_channels
 from jaxprune.pruning.select import RULES, Choice, select_layers
 
 __all__ = [
     'CRITERIA',
     'RULES',
+    'SCHEDULES',
     'Choice',
     'Criterion',
     'Difference',
@@ -27,10 +30,12 @@ __all__ = [
     'PlanLayer',
     'Resizable',
     'Row',
+    'find_group',
     'find_layer',
     'kept_plan',
     'mask',
     'plan_rates',
+    'planned_costs',
     'planned_parameters',
     'published_iterations',
     'rates_from_json',
@@ -39,8 +44,9 @@ __all__ = [
     'read_plan',
     'register',
     'removed_filters',
-    'resolve',
+    'schedule',
     'score',
+    'select_channels',
     'select_layers',
     'slice_variables',
     'uniform_rates',

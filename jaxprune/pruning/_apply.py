@@ -1,7 +1,8 @@
 """Applying a plan: masks keep every shape, slices change them, and both compute the same function.
 
 A mask sets to zero where a removed channel is *read*: that removes it exactly, whatever lies between producer and
-reader, as long as channels stay apart there. A slice cuts out every place where the channel is stored or read.
+reader, as long as channels stay apart there. Where a reader has no parameters, the graph says which other places are
+zeroed instead. A slice cuts out every place where the channel is stored or read.
 """
 
 import math
@@ -16,11 +17,12 @@ from jaxtyping import Bool, Float32
 from jaxprune import trees
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph, Group, Slot
-from jaxprune.pruning._layers import find_layer, lowest_layer, prunable_group
-from jaxprune.pruning._plan import Plan, PlanLayer
+from jaxprune.pruning._plan import Plan
 
-Variables = Mapping[str, Any]
-Cuts = dict[trees.Path, dict[int, Bool[np.ndarray, 'size']]]
+Variables = Any
+"""A pytree of arrays (NumPy, JAX, tracers or `jax.ShapeDtypeStruct`); leaves of other kinds stay as they are."""
+Stays = Bool[np.ndarray, 'size']
+Cuts = dict[trees.Path, dict[int, Stays]]
 """Path -> axis -> which places on it stay."""
 
 
@@ -31,125 +33,120 @@ class Resizable(Protocol):
         """The same architecture with other channel counts for the layers named in `widths`."""
 
 
-def resolve(graph: Graph, plan: Plan) -> Plan:
-    """The plan with every group under its lowest layer, checked against the model.
-
-    Raises:
-      UserError: for a layer that the model lacks, that cannot be pruned or has another width, and for two entries that
-        stand for one group.
-    """
-    return Plan(tuple(_resolve_layer(graph, layer) for layer in plan.layers))
-
-
-def _resolve_layer(graph: Graph, layer: PlanLayer) -> PlanLayer:
-    found = find_layer(graph, layer.name)
-    if found.index != layer.index:
-        raise UserError(
-            f'plan is for another model: layer {layer.name} has index {found.index} here, {layer.index} there'
-        )
-    group = prunable_group(graph, found)
-    if group.channels != layer.channels:
-        raise UserError(
-            f'layer {layer.index} ({layer.name}) has {group.channels} channels, but the plan is for {layer.channels}'
-        )
-    lowest = lowest_layer(graph, group)
-    return PlanLayer(lowest.index, lowest.name, layer.channels, layer.keep)
-
-
-def mask(variables: Variables, graph: Graph, plan: Plan) -> dict[str, Any]:
-    """Variables of the same shapes in which nothing reads a removed channel.
+def mask(variables: Variables, plan: Plan) -> Any:
+    """Variables of the same shapes, without the influence of a removed channel.
 
     Args:
-      variables: of the model; arrays of NumPy or JAX, or tracers.
-      graph: its connectivity.
-      plan: what to remove.
+      variables: of the model, or a pytree that mirrors them.
+      plan: what to remove; bound to the model's graph.
+
+    Returns:
+      A pytree of the same type, with zeros where a removed channel is read (or, see `Slot.masked`, produced).
 
     Raises:
-      UserError: if plan, graph and variables do not fit together.
+      UserError: if the plan is not bound, or it and the variables do not fit together.
     """
     flat = trees.flatten(variables)
-    cuts = _cuts(flat, graph, plan, {'read'})
-    return trees.unflatten({**flat, **{path: _blank(flat[path], axes) for path, axes in cuts.items()}})
+    cuts = _cuts(flat, plan, lambda slot: slot.masked)
+    return trees.replace(variables, {path: _blank(flat[path], axes) for path, axes in cuts.items()})
 
 
-def slice_variables(variables: Variables, graph: Graph, plan: Plan) -> dict[str, Any]:
+def slice_variables(variables: Variables, plan: Plan) -> Any:
     """Smaller variables without the removed channels; one gather per leaf.
 
-    Collections that are absent (such as `batch_stats` of a tree of gradients) stay absent; leaves may also be
-    `jax.ShapeDtypeStruct`, of which only the shape changes.
+    Whole collections that are absent (such as `batch_stats` of a tree of gradients) stay absent, and so do leaves that
+    are None or, beside kernels, missing; of a `jax.ShapeDtypeStruct` only the shape changes.
 
     Args:
-      variables: of the model, or a tree that mirrors them.
-      graph: its connectivity.
-      plan: what to remove.
+      variables: of the model, or a pytree that mirrors them.
+      plan: what to remove; bound to the model's graph.
+
+    Returns:
+      A pytree of the same type.
 
     Raises:
-      UserError: if plan, graph and variables do not fit together.
+      UserError: if the plan is not bound, or it and the variables do not fit together.
     """
     flat = trees.flatten(variables)
-    cuts = _cuts(flat, graph, plan, {'produce', 'along', 'read'})
-    return trees.unflatten({**flat, **{path: _gather(flat[path], axes) for path, axes in cuts.items()}})
+    cuts = _cuts(flat, plan)
+    return trees.replace(variables, {path: _gather(flat[path], axes) for path, axes in cuts.items()})
 
 
-def read_masks(graph: Graph, plan: Plan) -> dict[str, Float32[np.ndarray, 'inputs']]:
+def read_masks(plan: Plan) -> dict[str, Float32[np.ndarray, 'inputs']]:
     """For every layer that reads a removed channel, the factors (0 or 1) of its input channels.
 
     Multiplying what a layer reads by them is the same as `mask`; a stack of them is a batch of candidates.
+
+    Raises:
+      UserError: if the plan is not bound, or one of its groups is read by something that has no parameters.
     """
+    graph = bound_graph(plan)
     masks: dict[str, np.ndarray] = {}
-    widths = _input_widths(graph)
-    for group, kept in _groups(graph, resolve(graph, plan)):
-        for slot in _slots(group, {'read'}):
-            factors = masks.setdefault(slot.layer, np.ones(widths[slot.layer], np.float32))
+    sizes = _input_widths(graph)
+    for group, kept in _groups(plan):
+        for slot in (slot for slot in group.slots if slot.masked):
+            if slot.role != 'read':
+                raise UserError(f'group {group.name} is not read by layers alone: use a mask of the variables')
+            factors = masks.setdefault(slot.layer, np.ones(sizes[slot.layer], np.float32))
             factors[slot.indices[~kept].ravel()] = 0
     return masks
 
 
-def widths(graph: Graph, plan: Plan) -> dict[str, int]:
+def widths(plan: Plan) -> dict[str, int]:
     """Layer name -> channels after slicing, for every layer of every group that the plan names."""
-    found: dict[str, int] = {}
-    before = {layer.name: layer.channels for layer in graph.layers}
-    for group, kept in _groups(graph, resolve(graph, plan)):
-        removed = int(np.count_nonzero(~kept))
+    before = {layer.name: layer.channels for layer in bound_graph(plan).layers}
+    gone: dict[str, dict[tuple[trees.Path, int], set[int]]] = {}
+    for group, kept in _groups(plan):
         for name in group.layers:
-            own = [slot.indices.shape[1] for slot in _slots(group, {'produce', 'along'}) if slot.layer == name]
-            found[name] = found.get(name, before[name]) - removed * max(own, default=1)
-    return found
+            own = [slot for slot in group.slots if slot.layer == name and slot.role != 'read']
+            places = gone.setdefault(name, {})
+            for path, axis, indices in [(slot.path, slot.axis, slot.indices) for slot in own] or [
+                ((), 0, np.arange(group.channels))
+            ]:
+                places.setdefault((path, axis), set()).update(indices[~kept].ravel().tolist())
+    return {name: before[name] - max(map(len, places.values())) for name, places in gone.items()}
 
 
-def planned_parameters(variables: Variables, graph: Graph, plan: Plan) -> int:
-    """Number of stored parameters (the collection `params`) after slicing, without slicing."""
-    flat = {path: leaf for path, leaf in trees.flatten(variables).items() if path[0] == 'params'}
-    cuts = _cuts(flat, graph, plan, {'produce', 'along', 'read'})
-    return sum(math.prod(_shape_after(leaf.shape, cuts.get(path, {}))) for path, leaf in flat.items())
+def planned_parameters(variables: Variables, plan: Plan) -> int:
+    """Number of stored parameters after slicing, without slicing: of the collection `params` if there is one."""
+    flat = trees.flatten(variables)
+    if any(path[0] == 'params' for path in flat):
+        flat = {path: leaf for path, leaf in flat.items() if path[0] == 'params'}
+    cuts = _cuts(flat, plan)
+    shapes = {path: tuple(leaf.shape) for path, leaf in flat.items() if hasattr(leaf, 'shape')}
+    return sum(math.prod(_shape_after(shape, cuts.get(path, {}))) for path, shape in shapes.items())
 
 
-def _groups(graph: Graph, plan: Plan) -> Iterator[tuple[Group, Bool[np.ndarray, 'channels']]]:
+def bound_graph(plan: Plan) -> Graph:
+    """The graph of the plan; a `UserError` where it has none."""
+    if plan.graph is None:
+        raise UserError('the plan is not bound to a model: give plan.on(graph)')
+    return plan.graph
+
+
+def _groups(plan: Plan) -> Iterator[tuple[Group, Bool[np.ndarray, 'channels']]]:
+    groups = {group.name: group for group in bound_graph(plan).groups}
     for layer in plan.layers:
         kept = np.zeros(layer.channels, bool)
         kept[list(layer.keep)] = True
-        yield graph.group_of(layer.name), kept
-
-
-def _slots(group: Group, roles: set[str]) -> Iterator[Slot]:
-    return (slot for slot in group.slots if slot.role in roles)
+        yield groups[layer.name], kept
 
 
 def _input_widths(graph: Graph) -> dict[str, int]:
     """Input channels of every reading layer, as far as they come from other layers."""
     found: dict[str, int] = {}
     for group in graph.groups:
-        for slot in _slots(group, {'read'}):
+        for slot in (slot for slot in group.slots if slot.role == 'read'):
             found[slot.layer] = max(found.get(slot.layer, 0), int(slot.indices.max()) + 1)
     return found
 
 
-def _cuts(flat: Mapping[trees.Path, Any], graph: Graph, plan: Plan, roles: set[str]) -> Cuts:
+def _cuts(flat: Mapping[trees.Path, Any], plan: Plan, wanted: Callable[[Slot], bool] = lambda slot: True) -> Cuts:
     cuts: Cuts = {}
     collections = {path[0] for path in flat}
-    for group, kept in _groups(graph, resolve(graph, plan)):
-        for slot in _slots(group, roles):
-            if slot.path[0] not in collections:
+    for group, kept in _groups(plan):
+        for slot in group.slots:
+            if not wanted(slot) or slot.path[0] not in collections or _absent(flat, slot):
                 continue
             size = _axis_size(flat, slot)
             stays = cuts.setdefault(slot.path, {}).setdefault(slot.axis, np.ones(size, bool))
@@ -157,11 +154,16 @@ def _cuts(flat: Mapping[trees.Path, Any], graph: Graph, plan: Plan, roles: set[s
     return cuts
 
 
+def _absent(flat: Mapping[trees.Path, Any], slot: Slot) -> bool:
+    """Whether a part of the variables lacks this leaf for a good reason: as statistics have no gradients."""
+    return flat.get(slot.path, None if slot.role == 'along' else slot) is None
+
+
 def _axis_size(flat: Mapping[trees.Path, Any], slot: Slot) -> int:
-    leaf = flat.get(slot.path)
-    size = 0 if leaf is None else int(leaf.shape[slot.axis])
+    shape = getattr(flat.get(slot.path), 'shape', ())
+    size = int(shape[slot.axis]) if slot.axis < len(shape) else 0
     if int(slot.indices.max()) >= size:
-        have = 'are missing' if leaf is None else f'have {size} channels on axis {slot.axis}'
+        have = f'have {size} channels on axis {slot.axis}' if slot.path in flat else 'are missing'
         raise UserError(
             f'variables do not belong to this model: {"/".join(slot.path)} {have}, '
             f'the model needs {int(slot.indices.max()) + 1} or more'
@@ -169,11 +171,13 @@ def _axis_size(flat: Mapping[trees.Path, Any], slot: Slot) -> int:
     return size
 
 
-def _shape_after(shape: tuple[int, ...], axes: Mapping[int, np.ndarray]) -> tuple[int, ...]:
+def _shape_after(shape: tuple[int, ...], axes: Mapping[int, Stays]) -> tuple[int, ...]:
     return tuple(int(np.count_nonzero(axes[axis])) if axis in axes else size for axis, size in enumerate(shape))
 
 
-def _blank(leaf: Any, axes: Mapping[int, np.ndarray]) -> Any:
+def _blank(leaf: Any, axes: Mapping[int, Stays]) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
     stays = np.ones((1,) * len(leaf.shape), bool)
     for axis, kept in axes.items():
         stays = stays & np.expand_dims(kept, [other for other in range(len(leaf.shape)) if other != axis])
@@ -182,7 +186,7 @@ def _blank(leaf: Any, axes: Mapping[int, np.ndarray]) -> Any:
     return _on_host(leaf, lambda array: np.where(stays, array, np.zeros((), array.dtype)))
 
 
-def _gather(leaf: Any, axes: Mapping[int, np.ndarray]) -> Any:
+def _gather(leaf: Any, axes: Mapping[int, Stays]) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(_shape_after(leaf.shape, axes), leaf.dtype)
     places = np.ix_(*(np.flatnonzero(axes.get(axis, np.ones(size, bool))) for axis, size in enumerate(leaf.shape)))

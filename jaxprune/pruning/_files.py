@@ -8,10 +8,9 @@ from typing import Any
 from jaxprune import files
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph
-from jaxprune.pruning._apply import resolve
 from jaxprune.pruning._json import VERSION, check_header, read_json, whole_numbers
-from jaxprune.pruning._layers import Key, find_layer, lowest_layer, prunable_group
-from jaxprune.pruning._plan import Plan, PlanLayer
+from jaxprune.pruning._layers import Key, find_group
+from jaxprune.pruning._plan import Plan, PlanLayer, plan_layer
 from jaxprune.pruning._rates import plan_rates
 from jaxprune.pruning.select import Choice
 
@@ -21,12 +20,12 @@ RATES = 'rates'
 def read_plan(
     file: str | os.PathLike[str],
     graph: Graph,
-    variables: Mapping[str, Any],
+    variables: Any,
     *,
     aliases: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Plan:
-    """The plan that a file stands for, checked against the model.
+    """The plan that a file stands for, bound to the model.
 
     The file is JSON and holds one of: a plan (`Plan.write`); rates (`write_rates`, or the bare list
     `[{"layer": 8, "rate": 0.5}, …]` of published tables), which are turned into a plan by ranking `variables`; or kept
@@ -48,36 +47,35 @@ def read_plan(
             return plan_rates(graph, variables, rates_from_json(plain), aliases=aliases, **options)
         if isinstance(plain, Mapping) and 'version' not in plain:
             return kept_plan(graph, plain, aliases=aliases)
-        return resolve(graph, Plan.from_json(plain))
+        return Plan.from_json(plain).on(graph)
     except UserError as error:
         raise UserError(f'{file}: {error}') from error
 
 
 def kept_plan(graph: Graph, kept: Mapping[Key, Iterable[int]], *, aliases: Mapping[str, str] | None = None) -> Plan:
-    """A plan from the channels that each layer keeps, in any order.
+    """A plan, bound to the model, from the channels that each layer keeps, in any order.
 
     Args:
       graph: connectivity of the model.
-      kept: layer (index or name) -> kept channels.
+      kept: layer (index or name) or name of a group -> kept channels.
       aliases: other names of layers -> their names.
 
     Raises:
       UserError: for a layer that does not exist or cannot be pruned, and for channels that repeat, are out of range or
         are not there at all.
     """
-    layers: dict[int, PlanLayer] = {}
+    layers: dict[str, PlanLayer] = {}
     for key, channels in kept.items():
-        group = prunable_group(graph, find_layer(graph, key, aliases))
-        lowest = lowest_layer(graph, group)
+        group = find_group(graph, key, aliases)
         try:
             keep = tuple(sorted(whole_numbers(channels)))
         except TypeError as error:
             raise UserError(f'layer {key!r}: kept channels must be a list of whole numbers: {error}') from error
-        layer = PlanLayer(lowest.index, lowest.name, group.channels, keep)
-        if layers.setdefault(lowest.index, layer) != layer:
+        layer = plan_layer(graph, group, keep)
+        if layers.setdefault(group.name, layer) != layer:
             members = ', '.join(group.layers)
             raise UserError(f'layers {members} are pruned together, but two different lists of kept channels are given')
-    return Plan(tuple(layers.values()))
+    return Plan(tuple(layers.values()), graph)
 
 
 def rates_from_json(plain: Any) -> dict[Key, float]:

@@ -1,7 +1,7 @@
 """Finding a layer, and the group that it is pruned with, by index or by name."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph, Group, LayerInfo
@@ -31,32 +31,64 @@ def find_layer(graph: Graph, key: Key, aliases: Mapping[str, str] | None = None)
     return graph.layers[int(index)]
 
 
-def prunable_group(graph: Graph, layer: LayerInfo) -> Group:
-    """The group of a layer; a `UserError` with the reason where it cannot be pruned."""
-    if not layer.prunable:
-        raise UserError(f'layer {layer.index} ({layer.name}) cannot be pruned: {layer.reason or "it is protected"}')
-    group = graph.group_of(layer.name)
-    if group.protected:
-        raise UserError(f'layer {layer.index} ({layer.name}) cannot be pruned: {group.protected}')
-    return group
+def is_name(graph: Graph, key: Key, aliases: Mapping[str, str] | None = None) -> bool:
+    """Whether a key names one layer or group (or its index does), and is no pattern."""
+    names = {layer.name for layer in graph.layers} | {group.name for group in graph.groups} | set(aliases or {})
+    return isinstance(key, int) or key.isdecimal() or key in names
+
+
+def find_group(graph: Graph, key: Key, aliases: Mapping[str, str] | None = None) -> Group:
+    """The group that can be pruned and goes by this name, or that this layer (by index or name) produces.
+
+    Args:
+      graph: connectivity of the model.
+      key: `Group.name`, or a layer as in `find_layer`.
+      aliases: as in `find_layer`.
+
+    Raises:
+      UserError: if there is none, none of them can be pruned, or the layer produces several of them.
+    """
+    named = next((group for group in graph.groups if group.name == key), None)
+    if named is not None:
+        return _prunable([named], lowest_layer(graph, named))
+    layer = find_layer(graph, key, aliases)
+    return _prunable([group for group in graph.groups if layer.name in group.layers], layer)
+
+
+def _prunable(groups: Sequence[Group], layer: LayerInfo) -> Group:
+    """The one that is not protected."""
+    found = [group for group in groups if group.protected is None]
+    if not found:
+        reason = groups[0].protected if groups else layer.reason
+        raise UserError(f'layer {layer.index} ({layer.name}) cannot be pruned: {reason or "it is protected"}')
+    if len(found) > 1:
+        names = ', '.join(group.name for group in found)
+        raise UserError(f'layer {layer.index} ({layer.name}) produces several groups of channels: name one of {names}')
+    return found[0]
 
 
 def lowest_layer(graph: Graph, group: Group) -> LayerInfo:
-    """The member of a group with the lowest index; the group goes by its name."""
+    """The member of a group with the lowest index."""
     return min((layer for layer in graph.layers if layer.name in group.layers), key=lambda layer: layer.index)
 
 
+def describe(graph: Graph, group: Group) -> str:
+    """What messages call a group: its lowest layer's index, and its name."""
+    return f'layer {lowest_layer(graph, group).index} ({group.name})'
+
+
 def matches(graph: Graph, group: Group, patterns: Iterable[str], aliases: Mapping[str, str] | None = None) -> bool:
-    """Whether an index, a name or an alias of any member of the group matches any of the shell patterns."""
+    """Whether the group's name, or an index, a name or an alias of any member, matches any of the shell patterns."""
     members = [layer for layer in graph.layers if layer.name in group.layers]
     others = [alias for alias, name in (aliases or {}).items() if name in group.layers]
-    texts = [str(layer.index) for layer in members] + [layer.name for layer in members] + others
+    texts = [group.name, *(str(layer.index) for layer in members), *(layer.name for layer in members), *others]
     return any(fnmatch.fnmatchcase(text, str(pattern)) for text in texts for pattern in patterns)
 
 
 def check_patterns(graph: Graph, patterns: Iterable[str], aliases: Mapping[str, str] | None = None) -> None:
     """A `UserError` for a pattern that no layer matches: most likely a typing mistake."""
-    texts = [text for layer in graph.layers for text in (str(layer.index), layer.name)] + list(aliases or {})
+    texts = [text for layer in graph.layers for text in (str(layer.index), layer.name)]
+    texts += [group.name for group in graph.groups] + list(aliases or {})
     for pattern in patterns:
         if not fnmatch.filter(texts, str(pattern)):
             raise UserError(f'pattern {pattern!r} matches no layer: layers have names such as {_examples(graph)}')

@@ -1,24 +1,29 @@
 """`Plan`: which channels every pruned group keeps."""
 
+import collections
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from jaxprune import files
 from jaxprune.errors import UserError
+from jaxprune.graph import Graph, Group
 from jaxprune.pruning._json import VERSION, check_header, read_json, whole_numbers
+from jaxprune.pruning._layers import find_group, find_layer, lowest_layer
 
 KIND = 'channels'
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class PlanLayer:
-    """What one group keeps; it goes by its layer of lowest index.
+    """What one group keeps.
 
     Attributes:
-      index, name: of that layer.
+      index: of the group's lowest layer.
+      name: of the group (that of its lowest layer, with a number behind it where that produces several groups). In a
+        plan that is not bound to a graph, index and name may be those of any other layer of the group.
       channels: before.
       keep: kept channels, rising.
     """
@@ -72,39 +77,58 @@ class Plan:
 
     Attributes:
       layers: one entry per pruned group, by index.
+      graph: of the model that the plan is for, or None; it is neither compared nor written. A plan with a graph has
+        been checked against it, and names every group by its own name.
     """
 
     layers: tuple[PlanLayer, ...] = ()
+    graph: Graph | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'layers', tuple(sorted(self.layers)))
-        for attribute in ('name', 'index'):
-            values = [getattr(layer, attribute) for layer in self.layers]
-            repeated = [value for value in values if values.count(value) > 1]
-            if repeated:
-                raise UserError(f'plan names layer {repeated[0]} twice: merge the entries into one')
+        layers = self.layers if self.graph is None else [_resolve(self.graph, layer) for layer in self.layers]
+        object.__setattr__(self, 'layers', tuple(sorted(layers)))
+        names = [layer.name for layer in self.layers]
+        repeated = [name for name, count in collections.Counter(names).items() if count > 1]
+        if repeated:
+            raise UserError(f'plan names layer {repeated[0]} twice: merge the entries into one')
+
+    def on(self, graph: Graph) -> 'Plan':
+        """The plan bound to a model: what `mask`, `slice` and all others need that apply it.
+
+        Raises:
+          UserError: for a layer that the model lacks, that cannot be pruned or has another width, and for two entries
+            that stand for one group.
+        """
+        return dataclasses.replace(self, graph=graph)
 
     @property
     def keep(self) -> dict[str, tuple[int, ...]]:
-        """Layer name -> kept channels."""
+        """Group name -> kept channels."""
         return {layer.name: layer.keep for layer in self.layers}
 
     @property
     def channels(self) -> dict[str, int]:
-        """Layer name -> width before."""
+        """Group name -> channels before."""
         return {layer.name: layer.channels for layer in self.layers}
 
     def then(self, other: 'Plan') -> 'Plan':
         """The plan that does what `other` does to the result of this one: its channels count what this one kept.
+
+        Args:
+          other: for the model that this plan leaves; bound to that model's graph, or not bound.
+
+        Returns:
+          A plan for the model of this one: bound to this plan's graph if it has one.
 
         Raises:
           UserError: if `other` is for other widths than this plan leaves.
         """
         merged = {layer.name: layer for layer in self.layers}
         for second in other.layers:
-            first = merged.get(second.name)
-            merged[second.name] = second if first is None else _compose(first, second)
-        return Plan(tuple(merged.values()))
+            name = second.name if self.graph is None else find_group(self.graph, second.name).name
+            first = merged.get(name)
+            merged[name] = second if first is None else _compose(first, second)
+        return Plan(tuple(merged.values()), self.graph)
 
     def diff(self, other: 'Plan') -> list[Difference]:
         """Layers that the two plans treat differently, by index."""
@@ -166,6 +190,23 @@ class Plan:
         layers = ',\n'.join('  ' + json.dumps(layer) for layer in plain['layers'])
         text = f'{{"version": {VERSION}, "kind": "{KIND}", "layers": [\n{layers}\n]}}\n'
         files.write_text(file, text)
+
+
+def plan_layer(graph: Graph, group: Group, keep: Iterable[int]) -> PlanLayer:
+    """The entry with which a group keeps these channels (rising)."""
+    return PlanLayer(lowest_layer(graph, group).index, group.name, group.channels, tuple(keep))
+
+
+def _resolve(graph: Graph, layer: PlanLayer) -> PlanLayer:
+    group = find_group(graph, layer.name)
+    index = (lowest_layer(graph, group) if layer.name == group.name else find_layer(graph, layer.name)).index
+    if index != layer.index:
+        raise UserError(f'plan is for another model: layer {layer.name} has index {index} here, {layer.index} there')
+    if group.channels != layer.channels:
+        raise UserError(
+            f'layer {layer.index} ({layer.name}) has {group.channels} channels, but the plan is for {layer.channels}'
+        )
+    return plan_layer(graph, group, layer.keep)
 
 
 def _layer(entry: Mapping[str, Any]) -> PlanLayer:

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph, Group
-from jaxprune.pruning._apply import mask
+from jaxprune.pruning._apply import Variables, mask
 from jaxprune.pruning._criteria import score
-from jaxprune.pruning._layers import Key, check_patterns, find_layer, lowest_layer, matches, prunable_group
-from jaxprune.pruning._plan import Plan, PlanLayer
+from jaxprune.pruning._layers import Key, check_patterns, describe, find_group, lowest_layer, matches
+from jaxprune.pruning._plan import Plan, PlanLayer, plan_layer
 
 NOISE = 1e-9
 """Pairs of filters by which a product may exceed a whole number: a rate is rarely exact in binary."""
@@ -24,7 +24,7 @@ def removed_filters(channels: int, rate: float) -> int:
 
 def plan_rates(
     graph: Graph,
-    variables: Mapping[str, Any],
+    variables: Variables,
     rates: Mapping[Key, float],
     *,
     criterion: str = 'l2',
@@ -42,13 +42,16 @@ def plan_rates(
     Args:
       graph: connectivity of the model.
       variables: its variables.
-      rates: layer (index or name) -> share of its filters to remove, from 0 to below 1.
+      rates: layer (index or name) or name of a group -> share of its filters to remove, from 0 to below 1.
       criterion: name in `CRITERIA`.
       seed: for the criterion `random`.
       min_channels: every layer keeps at least as many (or all, where it has fewer).
       round_to: the number kept is rounded up to a multiple of it (at most to all).
       exclude: patterns of names or indices of layers whose rates do not count.
       aliases: other names of layers -> their names.
+
+    Returns:
+      The plan, bound to `graph`.
 
     Raises:
       UserError: for a layer that does not exist or cannot be pruned, a rate out of range or one that leaves no filter,
@@ -57,29 +60,29 @@ def plan_rates(
     _check_minimum('min_channels', min_channels)
     _check_minimum('round_to', round_to)
     targets = _targets(graph, rates, tuple(exclude), aliases)
-    plan = Plan()
-    for index in sorted(targets):
-        group, rate = targets[index]
+    layers: list[PlanLayer] = []
+    for _, (group, rate) in sorted(targets.items()):
         kept = _kept_count(graph, group, rate, min_channels, round_to)
         scores = score(criterion, graph, group, variables, seed)
-        layer = _keep_best(graph, group, scores, kept)
-        variables = mask(variables, graph, Plan((layer,)))
-        plan = Plan((*plan.layers, layer))
-    return plan
+        layers.append(plan_layer(graph, group, best(scores, kept)))
+        variables = mask(variables, Plan((layers[-1],), graph))
+    return Plan(tuple(layers), graph)
 
 
 def uniform_rates(
     graph: Graph, rate: float, *, exclude: Iterable[str] = (), aliases: Mapping[str, str] | None = None
 ) -> dict[Key, float]:
-    """The same rate for every layer that can be pruned, without those that match a pattern of `exclude`."""
+    """The same rate for every group that can be pruned, without those that match a pattern of `exclude`."""
     patterns = tuple(exclude)
     check_patterns(graph, patterns, aliases)
-    groups = {
-        lowest_layer(graph, graph.group_of(layer.name)).index: layer.name for layer in graph.layers if layer.prunable
-    }
-    return {
-        index: rate for index, name in groups.items() if not matches(graph, graph.group_of(name), patterns, aliases)
-    }
+    groups = [group for group in graph.groups if group.protected is None]
+    return {_key(graph, group): rate for group in groups if not matches(graph, group, patterns, aliases)}
+
+
+def _key(graph: Graph, group: Group) -> Key:
+    """The index of its lowest layer, or its name where that layer produces several groups."""
+    index = lowest_layer(graph, group).index
+    return index if group.name == graph.layers[index].name else group.name
 
 
 def _check_minimum(name: str, value: int | None) -> None:
@@ -90,21 +93,17 @@ def _check_minimum(name: str, value: int | None) -> None:
 def _targets(
     graph: Graph, rates: Mapping[Key, float], exclude: tuple[str, ...], aliases: Mapping[str, str] | None
 ) -> dict[int, tuple[Group, float]]:
-    """Index of the group's lowest layer -> group and rate."""
+    """Index of the group -> group and rate."""
     check_patterns(graph, exclude, aliases)
     targets: dict[int, tuple[Group, float]] = {}
     for key, rate in rates.items():
-        layer = find_layer(graph, key, aliases)
-        group = prunable_group(graph, layer)
+        group = find_group(graph, key, aliases)
         if not 0 <= rate < 1:
-            raise UserError(
-                f'rate {rate} of layer {layer.index} ({layer.name}) is out of range: give 0 or more, below 1'
-            )
-        index = lowest_layer(graph, group).index
-        if targets.setdefault(index, (group, rate))[1] != rate:
+            raise UserError(f'rate {rate} of {describe(graph, group)} is out of range: give 0 or more, below 1')
+        if targets.setdefault(group.index, (group, rate))[1] != rate:
             members = ', '.join(group.layers)
             raise UserError(
-                f'layers {members} are pruned together, but have rates {targets[index][1]} and {rate}: give one'
+                f'layers {members} are pruned together, but have rates {targets[group.index][1]} and {rate}: give one'
             )
     return {index: target for index, target in targets.items() if not matches(graph, target[0], exclude, aliases)}
 
@@ -114,9 +113,8 @@ def _kept_count(graph: Graph, group: Group, rate: float, min_channels: int | Non
     kept = max(channels - removed_filters(channels, rate), 0 if min_channels is None else min_channels)
     kept = min(math.ceil(kept / (round_to or 1)) * (round_to or 1), channels)
     if kept < 1:
-        layer = lowest_layer(graph, group)
         raise UserError(
-            f'rate {rate} leaves no filter of layer {layer.index} ({layer.name}), which has {channels}: '
+            f'rate {rate} leaves no filter of {describe(graph, group)}, which has {channels}: '
             f'give {_largest_rate(channels)} or less, or a minimum number of channels'
         )
     return kept
@@ -127,8 +125,7 @@ def _largest_rate(channels: int) -> float:
     return max(step / 100 for step in range(100) if removed_filters(channels, step / 100) < channels)
 
 
-def _keep_best(graph: Graph, group: Group, scores: np.ndarray, kept: int) -> PlanLayer:
+def best(scores: Float32[np.ndarray, 'channels'], kept: int) -> list[int]:
+    """The channels with the highest scores, rising; of equal ones those of higher index."""
     order = np.argsort(scores, kind='stable')
-    keep = np.sort(order[group.channels - kept :])
-    lowest = lowest_layer(graph, group)
-    return PlanLayer(lowest.index, lowest.name, group.channels, tuple(keep.tolist()))
+    return np.sort(order[len(scores) - kept :]).tolist()

@@ -4,7 +4,7 @@ All channels of them but those that are the network's output can be removed.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,15 @@ SIDE = 6
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """`kernels`: layer -> shape and what stands beside its output; `edges`: producer, consumer, offset, channels."""
+    """`kernels`: layer -> shape and what stands beside its output; `edges`: producer, consumer, offset, channels.
+
+    `free`: layers whose channels can be removed, where those are not just the producers of the edges.
+    """
 
     apply: Callable
     kernels: dict[str, tuple]
-    edges: set[tuple[str, str, int, int]]
+    edges: set[tuple[str, str, int, int]] | None
+    free: Collection[str] = ()
     image: tuple[int, ...] = (2, SIDE, SIDE, 3)
 
     def parameters(self, seed=0):
@@ -237,6 +241,102 @@ def spatial(p, x):
     return conv(p['b'], x)
 
 
+def summed(p, x):
+    """The sum of all channels, read by nobody who has parameters."""
+    x = mean(unit(p['a'], x))
+    return dense(p['b'], x * jnp.tanh(x.sum(1, keepdims=True)))
+
+
+def uneven(p, x):
+    """The channels of one layer meet those of two others."""
+    x = mean(x)
+    return dense(p['b'], jnp.tanh(jnp.concatenate([dense(p['a'], x), dense(p['c'], x)], -1) + dense(p['d'], x)))
+
+
+def scanned(p, x):
+    """A recurrent layer that begins with zeros."""
+    x = dense(p['a'], mean(x))
+
+    def step(h, x):
+        h = jnp.tanh(dense(p['r'], h) + x)
+        return h, h.sum(0)
+
+    h, outputs = lax.scan(step, jnp.zeros_like(x), jnp.stack([x, 2 * x, -x]))
+    return dense(p['b'], h + rows(outputs.sum(0), 2))
+
+
+def looped(p, x):
+    x = lax.fori_loop(0, 3, lambda _, x: jnp.tanh(conv(p['r'], x)), unit(p['a'], x))
+    return lax.cond(x.shape[0] > 1, lambda x: conv(p['b'], x), lambda x: conv(p['c'], x), x)
+
+
+def autoencoder(p, x):
+    """One kernel writes the code and reads it."""
+    x = jnp.tanh(dense(p['c'], mean(x)))
+    return dense(p['b'], jax.nn.softplus(x @ p['a']['kernel']) @ p['a']['kernel'].T)
+
+
+def changed_reader(p, x):
+    """The kernels that read are not zero where their parameters are, so the channel has to be."""
+    x = jax.nn.silu(dense(p['a'], mean(x)))
+    return x @ jnp.exp(p['b']['kernel']) + x @ (p['c']['kernel'] / jnp.linalg.norm(p['c']['kernel'], axis=0)[None])
+
+
+def attention(p, x):
+    """Kernels with an axis of heads; scores without a scale, so that the size of a head is free as well."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h * w, c)
+    q, k, v = (jnp.einsum('bnc,chd->bnhd', x, p[name]['kernel']) + p[name]['bias'][None, None] for name in 'qkv')
+    weights = jax.nn.softmax(jnp.einsum('bnhd,bmhd->bhnm', q, k), axis=-1)
+    return jnp.einsum('bnhd,hdo->bno', jnp.einsum('bhnm,bmhd->bnhd', weights, v), p['o']['kernel'])
+
+
+def fused_attention(p, x):
+    """Queries, keys and values of one kernel; the code fixes the number of heads."""
+    b, h, w, c = x.shape
+    qkv = dense(p['qkv'], x.reshape(b, h * w, c)).reshape(b, h * w, 3, 2, -1)
+    q, k, v = jnp.moveaxis(qkv, 2, 0)
+    weights = jax.nn.softmax(jnp.einsum('bnhd,bmhd->bhnm', q, k), axis=-1)
+    return jnp.einsum('bhnm,bmhd->bnhd', weights, v).reshape(b, h * w, -1) @ p['o']['kernel']
+
+
+def head_size_fixed(p, x):
+    """The code fixes the size of a head, so whole heads go."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h * w, c)
+    q, k, v = (dense(p[name], x).reshape(b, h * w, -1, 2) for name in 'qkv')
+    weights = jax.nn.softmax(jnp.einsum('bnhd,bmhd->bhnm', q, k) / np.sqrt(2), axis=-1)
+    return jnp.einsum('bhnm,bmhd->bnhd', weights, v).reshape(b, h * w, -1) @ p['o']['kernel']
+
+
+def shuffled(p, x):
+    """Groups of channels, a channel shuffle between them, and a split in halves."""
+    x = conv(p['g'], unit(p['a'], x), groups=2)
+    b, h, w, c = x.shape
+    x = jax.nn.relu(x.reshape(b, h, w, 2, c // 2).swapaxes(3, 4).reshape(b, h, w, c))
+    left, right = jnp.split(x, 2, axis=-1)
+    return conv(p['b'], jnp.concatenate([left, jnp.tanh(right)], -1))
+
+
+def pixel_shuffle(p, x):
+    """Channels first among the parts of an axis, and read in the order of PyTorch."""
+    x = unit(p['a'], x)
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, c // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(b, 2 * h, 2 * w, c // 4)
+    return conv(p['b'], x)
+
+
+def every_second(p, x):
+    """Even and odd channels, as in a rotary embedding."""
+    x = unit(p['a'], x)
+    return conv(p['b'], x[..., ::2] * jnp.tanh(x[..., 1::2]))
+
+
+def embedded(p, x):
+    tokens = jnp.argmax(x, axis=-1).reshape(x.shape[0], -1)
+    return dense(p['b'], jnp.tanh(p['table']['kernel'][tokens] + p['place']['vector'][None]))
+
+
 C3 = (3, 3)
 NETS = {
     'chain': Net(
@@ -355,6 +455,42 @@ NETS = {
     ),
     'changed_kernel': Net(
         changed_kernel, {'a': {'kernel': (*C3, 3, 4), 'gain': (4,)}, 'b': (2, 4)}, {('a', 'b', 0, 4)}
+    ),
+    'summed': Net(summed, {'a': (*C3, 3, 5, 'bias'), 'b': (5, 2)}, {('a', 'b', 0, 5)}),
+    'uneven': Net(
+        uneven,
+        {'a': (3, 2, 'bias'), 'c': (3, 4), 'd': (3, 6), 'b': (6, 3)},
+        {('a', 'b', 0, 2), ('c', 'b', 2, 4), ('d', 'b', 0, 6)},
+    ),
+    'scanned': Net(
+        scanned,
+        {'a': (3, 5), 'r': (5, 5, 'bias'), 'b': (5, 2)},
+        {('a', 'r', 0, 5), ('r', 'r', 0, 5), ('a', 'b', 0, 5), ('r', 'b', 0, 5)},
+    ),
+    'looped': Net(
+        looped,
+        {'a': (*C3, 3, 4), 'r': (*C3, 4, 4, 'bn'), 'b': (1, 1, 4, 2), 'c': (1, 1, 4, 2)},
+        {('a', 'r', 0, 4), ('r', 'r', 0, 4), *((p, c, 0, 4) for p in 'ar' for c in 'bc')},
+    ),
+    'autoencoder': Net(
+        autoencoder,
+        {'c': (3, 4), 'a': (4, 6), 'b': (4, 2)},
+        {('c', 'a', 0, 4), ('a', 'a', 0, 6), ('a', 'b', 0, 4)},
+    ),
+    'changed_reader': Net(changed_reader, {'a': (3, 5), 'b': (5, 2), 'c': (5, 2)}, None, free='a'),
+    'attention': Net(
+        attention,
+        {**{name: {'kernel': (3, 4, 3), 'bias': (4, 3)} for name in 'qkv'}, 'o': {'kernel': (4, 3, 2)}},
+        None,
+        free='qkv',
+    ),
+    'fused_attention': Net(fused_attention, {'qkv': (3, 24, 'bias'), 'o': (8, 2)}, None, free=('qkv',)),
+    'head_size_fixed': Net(head_size_fixed, {**dict.fromkeys('qkv', (3, 8, 'bias')), 'o': (8, 2)}, None, free='qkv'),
+    'shuffled': Net(shuffled, {'a': (*C3, 3, 8, 'bn'), 'g': (*C3, 4, 12), 'b': (1, 1, 12, 2)}, None, free='ag'),
+    'pixel_shuffle': Net(pixel_shuffle, {'a': (*C3, 3, 16, 'bn'), 'b': (1, 1, 4, 2)}, None, free='a'),
+    'every_second': Net(every_second, {'a': (*C3, 3, 8, 'bn'), 'b': (1, 1, 4, 2)}, None, free='a'),
+    'embedded': Net(
+        embedded, {'table': {'kernel': (3, 5)}, 'place': {'vector': (36, 5)}, 'b': (5, 2)}, {('table', 'b', 0, 5)}
     ),
     'spatial': Net(spatial, {'a': (*C3, 3, 4, 'bn'), 'b': (1, 1, 7, 2)}, {('a', 'b', 1, 4)}),
 }

@@ -78,7 +78,12 @@ def make_variables(seed=0, widths=LAYERS):
 
 def _slot(path, axis, start, channels, role, layer):
     return types.SimpleNamespace(
-        path=tuple(path.split('/')), axis=axis, indices=start + np.arange(channels)[:, None], role=role, layer=layer
+        path=tuple(path.split('/')),
+        axis=axis,
+        indices=start + np.arange(channels)[:, None],
+        role=role,
+        layer=layer,
+        masked=role == 'read',
     )
 
 
@@ -114,7 +119,7 @@ def write_graph(widths):
         protected = 'its channels are the output of the model' if 'head' in members else None
         groups.append(
             types.SimpleNamespace(
-                index=index, layers=members, channels=channels, slots=tuple(slots), protected=protected
+                index=index, name=members[0], layers=members, channels=channels, slots=tuple(slots), protected=protected
             )
         )
     layers = tuple(

@@ -32,45 +32,50 @@ def kept(plan):
 
 @given(plans(), st.integers(0, 5))
 def test_masked_is_sliced(graph, net, plan, seed):
+    plan = plan.on(graph)
     variables = net.make_variables(seed)
-    masked = net.forward(mask(variables, graph, plan), IMAGES)
-    sliced = net.forward(slice_variables(variables, graph, plan), IMAGES)
+    masked = net.forward(mask(variables, plan), IMAGES)
+    sliced = net.forward(slice_variables(variables, plan), IMAGES)
     np.testing.assert_allclose(masked, sliced, **TOLERANCE)
 
 
 def test_masking_changes_what_is_read_and_nothing_else(graph, net):
     variables = net.make_variables()
-    plan = Plan((PlanLayer(2, 'c', 4, (0, 3)),))
+    plan = Plan((PlanLayer(2, 'c', 4, (0, 3)),)).on(graph)
     expected = net.make_variables()
     expected['params']['d']['kernel'][[9, 10]] = 0
-    jax.tree.map(np.testing.assert_array_equal, mask(variables, graph, plan), expected)
+    jax.tree.map(np.testing.assert_array_equal, mask(variables, plan), expected)
     jax.tree.map(np.testing.assert_array_equal, variables, net.make_variables())
     assert not np.allclose(net.forward(expected, IMAGES), net.forward(variables, IMAGES), **TOLERANCE)
 
 
 @given(plans(), st.data())
 def test_slices_compose(graph, net, first, data):
-    second = data.draw(plans(kept(first)))
+    first = first.on(graph)
+    second = data.draw(plans(kept(first))).on(net.graph(**widths(first)))
     variables = net.make_variables()
-    smaller = net.graph(**widths(graph, first))
-    twice = slice_variables(slice_variables(variables, graph, first), smaller, second)
-    jax.tree.map(np.testing.assert_array_equal, twice, slice_variables(variables, graph, first.then(second)))
+    both = first.then(second)
+    assert both.graph is graph
+    twice = slice_variables(slice_variables(variables, first), second)
+    jax.tree.map(np.testing.assert_array_equal, twice, slice_variables(variables, both))
 
 
 @given(plans())
 def test_prediction_is_what_slicing_leaves(graph, net, plan):
+    plan = plan.on(graph)
     variables = net.make_variables()
-    sliced = slice_variables(variables, graph, plan)
-    assert planned_parameters(variables, graph, plan) == sum(leaf.size for leaf in jax.tree.leaves(sliced['params']))
-    for layer, width in widths(graph, plan).items():
+    sliced = slice_variables(variables, plan)
+    assert planned_parameters(variables, plan) == sum(leaf.size for leaf in jax.tree.leaves(sliced['params']))
+    for layer, width in widths(plan).items():
         assert sliced['params'][layer]['bn']['scale'].shape == (width,)
-    assert set(widths(graph, plan)) == {name for key in plan.keep for name in graph.group_of(key).layers}
+    assert set(widths(plan)) == {name for key in plan.keep for name in graph.group_of(key).layers}
 
 
 @given(plans())
 def test_read_masks_are_the_mask(graph, net, plan):
+    plan = plan.on(graph)
     variables = net.make_variables()
-    factors = read_masks(graph, plan)
+    factors = read_masks(plan)
     params = {**variables['params']}
     for layer, factor in factors.items():
         assert factor.dtype == np.float32
@@ -78,30 +83,31 @@ def test_read_masks_are_the_mask(graph, net, plan):
             path: leaf * factor[:, None] for path, leaf in trees.flatten(params[layer]).items() if path[-1] == 'kernel'
         }
         params[layer] = trees.replace(params[layer], kernels)
-    jax.tree.map(np.testing.assert_array_equal, {**variables, 'params': params}, mask(variables, graph, plan))
+    jax.tree.map(np.testing.assert_array_equal, {**variables, 'params': params}, mask(variables, plan))
 
 
 @settings(max_examples=5)
 @given(plans())
 def test_numpy_jax_tracers_and_shapes_agree(graph, net, plan):
+    plan = plan.on(graph)
     variables = net.make_variables()
     arrays = jax.tree.map(jnp.asarray, variables)
     for change in (mask, slice_variables):
-        expected = change(variables, graph, plan)
+        expected = change(variables, plan)
         assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(expected))
-        eager = change(arrays, graph, plan)
+        eager = change(arrays, plan)
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(eager))
-        traced = jax.jit(lambda tree, change=change: change(tree, graph, plan))(arrays)
+        traced = jax.jit(lambda tree, change=change: change(tree, plan))(arrays)
         for got in (eager, traced):
             jax.tree.map(np.testing.assert_array_equal, got, expected)
         if change is slice_variables:
-            shapes = change(jax.eval_shape(lambda: arrays), graph, plan)
+            shapes = change(jax.eval_shape(lambda: arrays), plan)
             assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, expected)
 
 
 def test_trees_that_mirror_a_part(graph, variables):
-    plan = Plan((PlanLayer(1, 'b', 8, (0, 1)),))
-    part = slice_variables({'params': variables['params']}, graph, plan)
+    plan = Plan((PlanLayer(1, 'b', 8, (0, 1)),)).on(graph)
+    part = slice_variables({'params': variables['params']}, plan)
     assert list(part) == ['params'] and part['params']['d']['kernel'].shape == (6, 5)
 
 
@@ -109,8 +115,8 @@ def test_rates_then_slice_equals_rates_on_the_slice(graph, net):
     """Iterated pruning: ranking masked variables and ranking sliced ones keep the same filters."""
     variables = net.make_variables()
     first = plan_rates(graph, variables, {'a': 0.5, 'b': 0.25})
-    smaller = net.graph(**widths(graph, first))
-    again = plan_rates(smaller, slice_variables(variables, graph, first), {'c': 0.5, 'd': 0.4})
+    smaller = net.graph(**widths(first))
+    again = plan_rates(smaller, slice_variables(variables, first), {'c': 0.5, 'd': 0.4})
     assert first.then(again) == plan_rates(graph, variables, {'a': 0.5, 'b': 0.25, 'c': 0.5, 'd': 0.4})
 
 
@@ -123,35 +129,39 @@ def test_rates_then_slice_equals_rates_on_the_slice(graph, net):
         (PlanLayer(5, 'head', 3, (0,)), 'cannot be pruned'),
     ],
 )
-def test_plans_for_another_model(graph, variables, layer, message):
+def test_plans_for_another_model(graph, layer, message):
+    with pytest.raises(UserError, match=message):
+        Plan((layer,)).on(graph)
+
+
+def test_a_plan_without_a_graph(variables):
+    plan = Plan((PlanLayer(1, 'b', 8, (0,)),))
     for change in (mask, slice_variables, planned_parameters):
-        with pytest.raises(UserError, match=message):
-            change(variables, graph, Plan((layer,)))
+        with pytest.raises(UserError, match=r'plan\.on\(graph\)'):
+            change(variables, plan)
     for change in (widths, read_masks):
-        with pytest.raises(UserError, match=message):
-            change(graph, Plan((layer,)))
+        with pytest.raises(UserError, match=r'plan\.on\(graph\)'):
+            change(plan)
 
 
-def test_members_of_one_group_named_apart(graph, variables):
+def test_members_of_one_group_named_apart(graph):
     by_upper = Plan((PlanLayer(4, 'e', 5, (0, 1)),))
     by_lower = Plan((PlanLayer(3, 'd', 5, (0, 1)),))
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        slice_variables(variables, graph, by_upper),
-        slice_variables(variables, graph, by_lower),
-    )
+    assert by_upper != by_lower
+    assert by_upper.on(graph) == by_lower == by_lower.on(graph)
+    assert by_lower.on(graph).then(Plan((PlanLayer(4, 'e', 2, (1,)),))) == Plan((PlanLayer(3, 'd', 5, (1,)),))
     with pytest.raises(UserError, match='twice'):
-        slice_variables(variables, graph, Plan(by_upper.layers + by_lower.layers))
+        Plan(by_upper.layers + by_lower.layers).on(graph)
 
 
 def test_variables_of_another_model(graph, variables):
-    plan = Plan((PlanLayer(1, 'b', 8, (0,)),))
+    plan = Plan((PlanLayer(1, 'b', 8, (0,)),)).on(graph)
     del variables['params']['d']
     with pytest.raises(UserError, match='params/d/kernel are missing'):
-        mask(variables, graph, plan)
+        mask(variables, plan)
     variables['params']['d'] = {'kernel': np.zeros((4, 5), np.float32)}
     with pytest.raises(UserError, match='params/d/kernel have 4 channels on axis 0'):
-        mask(variables, graph, plan)
+        mask(variables, plan)
 
 
 def test_slots_of_a_branched_layer(graph):

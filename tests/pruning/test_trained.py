@@ -34,12 +34,12 @@ def test_first_published_iteration(trained, pruned, criterion):
     }
     assert {layer.index: list(layer.keep) for layer in plan.layers} == expected
 
-    smaller = models.Detector(spec.resize(widths(graph, plan)))
-    sliced = slice_variables(variables, graph, plan)
+    smaller = models.Detector(spec.resize(widths(plan)))
+    sliced = slice_variables(variables, plan)
     assert models.count(smaller, sliced, 256).parameters_published == pruned[f'parameters_{criterion}']
     images = np.moveaxis(pruned['image'], 1, -1)
     decoded = pruned[f'decoded_{criterion}']
-    for model, weights in ((smaller, sliced), (models.Detector(spec), mask(variables, graph, plan))):
+    for model, weights in ((smaller, sliced), (models.Detector(spec), mask(variables, plan))):
         computed = np.asarray(models.predict(model, weights, images))
         assert np.abs(computed - decoded)[..., :4].max() <= 2e-5 * decoded[..., :4].max()
         assert np.abs(computed - decoded)[..., 4:].max() <= 2e-5

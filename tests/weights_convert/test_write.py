@@ -40,9 +40,9 @@ def _assert_equal(actual, expected):
 def _pruned(converted, rate, **options):
     graph = models.connectivity(converted.spec)
     plan = pruning.plan_rates(graph, converted.variables, pruning.uniform_rates(graph, rate), criterion='l2', **options)
-    spec = converted.spec.resize(pruning.widths(graph, plan))
+    spec = converted.spec.resize(pruning.widths(plan))
     assert spec != converted.spec
-    return spec, pruning.slice_variables(converted.variables, graph, plan)
+    return spec, pruning.slice_variables(converted.variables, plan)
 
 
 @pytest.mark.parametrize('file', FAMILY)

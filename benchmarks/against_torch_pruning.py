@@ -7,6 +7,7 @@ with the same weights, in JAX and compares.
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import pathlib
@@ -171,7 +172,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('file', type=pathlib.Path, help='JSON to write')
     file = parser.parse_args().file
-    versions = {'torch': torch.__version__, 'torch-pruning': torch_pruning.__version__}
+    versions = {name: importlib.metadata.version(name) for name in ('torch', 'torch-pruning')}
     networks = {net: compare(net) for net in twins.NETWORKS}
     origin = 'benchmarks/against_torch_pruning.py: GroupMagnitudeImportance(p=2), BasePruner, heads ignored'
     lines = ',\n'.join(f'  {json.dumps(net)}: {json.dumps(result)}' for net, result in networks.items())

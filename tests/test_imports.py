@@ -18,7 +18,7 @@ LEVELS = (
     ('trees', 'resources', 'files', 'progress'),
     ('frameworks',),
     ('graph', 'detection', 'downloads'),
-    ('pruning', 'models'),
+    ('pruning', 'models', 'replay'),
     ('data', 'evaluation', 'checkpoint', 'weights_convert'),
     ('sensitivity', 'training', 'export'),
     ('report',),

@@ -52,12 +52,11 @@ def _group_norm(module: eqx.nn.GroupNorm) -> dict[str, Any]:
     if shape is None or module.channels is None:
         return {}
     channels, groups, size = shape[-1], module.groups, module.channels // module.groups
-    if size == 1 or channels % groups:
-        groups = channels // size
-    if not groups or channels % groups:
+    groups = channels if size == 1 else groups
+    if channels % groups:
         raise UserError(
-            f'GroupNorm: {channels} channels divide neither into the {module.groups} groups that it had nor into '
-            f'groups of {size}: keep a multiple of {module.groups}'
+            f'GroupNorm: {channels} channels do not divide into the {groups} groups that it had: '
+            f'keep a multiple of {groups}'
         )
     return {'channels': channels, 'groups': groups}
 

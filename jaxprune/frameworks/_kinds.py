@@ -36,8 +36,7 @@ def shape_of(leaf: Any) -> tuple[int, ...] | None:
 def groups_after(groups: int, before: Sequence[int], after: Sequence[int]) -> int:
     """Number of groups of a grouped convolution whose kernel was cut.
 
-    Depthwise, an input channel goes with all its output channels. Otherwise the number of groups stays, unless the
-    output channels do not divide by it: then whole groups went.
+    Depthwise, an input channel goes with all its output channels. Otherwise the number of groups stays.
 
     Args:
       groups: before the cut.
@@ -45,7 +44,4 @@ def groups_after(groups: int, before: Sequence[int], after: Sequence[int]) -> in
       after: the same of the kernel as it is.
     """
     each = before[-1] // groups
-    whole = after[-2] == before[-2] and after[-1] % each == 0
-    if groups > 1 and whole and (before[-2] == 1 or after[-1] % groups):
-        return after[-1] // each
-    return groups
+    return after[-1] // each if before[-2] == 1 and after[-1] % each == 0 else groups

@@ -72,8 +72,8 @@ def _conv(module: Any, find: Find, inputs: Shape | None) -> dict[str, Any]:
         return {}
     if groups > 1 and inputs is not None:
         groups = max(inputs[-1] // kernel[-2], 1)
-    elif groups > 1 and kernel[-2] == 1:
-        groups = kernel[-1] // (module.features // groups)
+    elif groups == module.features:
+        groups = kernel[-1]
     return {'features': kernel[-1], 'feature_group_count': groups}
 
 

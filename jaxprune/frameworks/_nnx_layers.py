@@ -86,12 +86,11 @@ def _group_norm(module: nnx.GroupNorm) -> dict[str, Any]:
     if channels is None:
         return {}
     groups, size = module.num_groups, module.group_size
-    if size == 1 or channels % groups:
-        groups = channels // size
-    if not groups or channels % groups:
+    groups = channels if size == 1 else groups
+    if channels % groups:
         raise UserError(
-            f'GroupNorm: {channels} channels divide neither into the {module.num_groups} groups that it had nor into '
-            f'groups of {size}: keep a multiple of {module.num_groups}'
+            f'GroupNorm: {channels} channels do not divide into the {groups} groups that it had: '
+            f'keep a multiple of {groups}'
         )
     return {'num_groups': groups, 'group_size': channels // groups}
 

@@ -1,20 +1,24 @@
-"""Whether a program at other widths is the same program: the walks through both, equation by equation."""
+"""Whether a function at other widths runs the same program: equation by equation, shapes and numbers."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jax.extend import core
 from jaxtyping import Bool
 
 from jaxprune.graph._record import Place, Step, describe
+from jaxprune.graph._registry import bodies
 from jaxprune.graph._values import Axis, Ids, Value
 
-# What follows from the shapes of the operands, or shows in the ids of the results.
+# Parameters that follow from the shapes of operands and results, or are looked at more closely.
 _SIZES = (
-    *('new_sizes', 'shape', 'start_indices', 'limit_indices', 'slice_sizes', 'sizes', 'padding_config'),
-    *('feature_group_count', 'sharding', 'out_sharding', 'name'),
+    *('new_sizes', 'shape', 'slice_sizes', 'sizes', 'feature_group_count', 'sharding', 'out_sharding', 'name'),
+    *('start_indices', 'limit_indices', 'strides', 'padding_config'),
 )
+_LOOPS = ('scan', 'while', 'cond')
 
 Kept = Bool[np.ndarray, 'ids']
 
@@ -24,132 +28,186 @@ class Finding:
     """Where the second program is not what follows from the first.
 
     Attributes:
-      ids: on the operands of the equation.
       reason: naming the equation.
       soft: whether only a number differs.
       place: of the equation; None where it is not known.
     """
 
-    ids: Ids
     reason: str
     soft: bool
     place: Place | None = None
 
 
-def compare(whole: Sequence[Step], small: Sequence[Step], kept: Kept) -> list[Finding]:
-    """Differences between a walk and the walk at other widths, in which only `kept` ids are left.
+class Comparison:
+    """Looks for differences between a walk and the same function's program with only some of the ids.
 
-    A result that differs hides all that follows from it. A number that differs (a scale by the width) is a finding
-    where it meets ids.
+    A result of another shape hides all that follows from it. A number that differs (a scale by the width) is a
+    finding where it meets ids, or where it decides on what is computed, or is part of the output.
     """
-    found: list[Finding] = []
-    wrong: set[int] = set()
-    changed: set[int] = set()
-    for first, second in zip(whole, small, strict=False):
-        if not _same_primitive(first, second):
-            return [*found, _other_program(first)]
-        if any(id(operand) in wrong for operand in second.operands):
-            wrong |= {id(result) for result in second.results}
-        elif first.equation is None:
-            changed |= {
-                id(value)
-                for value, a, b in zip(second.results, first.constants, second.constants, strict=True)
-                if not _equal(a, b)
-            }
-        else:
-            found += _check(first, second, kept, wrong, changed)
-    return (
-        found
-        if len(whole) == len(small)
-        else [*found, _other_program((whole if len(whole) > len(small) else small)[-1])]
-    )
 
+    def __init__(self, steps: Sequence[Step], small: core.ClosedJaxpr, kept: Kept, groups: Ids) -> None:
+        """`steps`: of the walk through the whole program; `small`: the other program; `kept` and `groups`: per id."""
+        # An equation comes before those of its body, so that what it passes on is known there.
+        self._steps = sorted(steps, key=lambda step: step.place)
+        self._equations, self._constants = _by_place(small)
+        self._kept = kept
+        self._groups = groups
+        self._wrong: set[int] = set()
+        self._changed: set[int] = set()
 
-def _check(first: Step, second: Step, kept: Kept, wrong: set[int], changed: set[int]) -> list[Finding]:
-    ids = _known(second.operands)
-    if not all(
-        _matches(a, b, kept) for a, b in zip(first.results, second.results, strict=True)
-    ) or not _same_parameters(first.equation, second.equation):
-        wrong |= {id(result) for result in second.results}
-        return [
-            Finding(
-                ids,
-                f'{describe(first.equation, first.callers)} does not follow its width',
-                soft=False,
-                place=first.place,
-            )
-        ]
-    if _has_body(first.equation):
+    def findings(self, outputs: Iterable[Value]) -> list[Finding]:
+        """All differences; `outputs` are those of the whole program."""
+        found: list[Finding] = []
+        for step in self._steps:
+            found += self._constant(step) if step.equation is None else self._check(step)
+        places = {step.place for step in self._steps if step.equation is not None}
+        if extra := self._equations.keys() - places:
+            equation = self._equations[min(extra)]
+            found.append(Finding(f'{describe(equation)} is there at other widths only', soft=False))
+        if any(id(value) in self._changed for value in outputs):
+            found.append(Finding('the output uses a number that depends on its width', soft=True))
+        return found
+
+    def _constant(self, step: Step) -> list[Finding]:
+        others = self._constants.get(step.place, ())
+        if len(others) != len(step.constants):
+            return [Finding('the function closes over other arrays at other widths', soft=False)]
+        pairs = zip(step.results, step.constants, others, strict=True)
+        self._changed |= {id(value) for value, first, second in pairs if not _equal(first, second)}
         return []
-    if any(_other_number(a, b, changed) for a, b in zip(first.operands, second.operands, strict=True)):
-        if len(ids):
-            return [
-                Finding(
-                    ids, f'{describe(first.equation, first.callers)} uses a number that depends on its width', soft=True
-                )
-            ]
-        changed |= {id(result) for result in second.results}
-    return []
 
+    def _check(self, step: Step) -> list[Finding]:
+        if any(id(operand) in self._wrong for operand in step.operands):
+            self._wrong |= {id(result) for result in step.results}
+            return []
+        ids = self._known(step.operands)
+        where = describe(step.equation, step.callers)
+        other = self._equations.get(step.place)
+        if other is None or other.primitive is not step.equation.primitive:
+            self._wrong |= {id(result) for result in step.results}
+            return [Finding(f'{where} is another operation at other widths', soft=False, place=step.place)]
+        if not self._follows(step, other):
+            self._wrong |= {id(result) for result in step.results}
+            return [Finding(f'{where} does not follow its width', soft=False, place=step.place)]
+        return self._numbers(step, other, ids, where)
 
-def _same_primitive(first: Step, second: Step) -> bool:
-    names = [step.equation.primitive.name if step.equation is not None else None for step in (first, second)]
-    same = len(first.operands) == len(second.operands) and len(first.results) == len(second.results)
-    return names[0] == names[1] and same
+    def _numbers(self, step: Step, other: Any, ids: Ids, where: str) -> list[Finding]:
+        changed = [
+            operand
+            for operand, first, second in zip(step.operands, step.equation.invars, other.invars, strict=True)
+            if id(operand) in self._changed or not _equal(*(getattr(atom, 'val', None) for atom in (first, second)))
+        ]
+        self._changed |= {id(operand) for operand in changed}
+        decides = step.equation.primitive.name in _LOOPS and (changed or self._changes_inside(step))
+        if any(bodies(step.equation)) and not decides:
+            return []
+        if decides or (changed and len(ids)):
+            return [Finding(f'{where} uses a number that depends on its width', soft=True, place=step.place)]
+        if changed:
+            self._changed |= {id(result) for result in step.results}
+        return []
 
+    def _changes_inside(self, step: Step) -> bool:
+        depth = len(step.place)
+        inside = (each for each in self._steps if each.place[:depth] == step.place and len(each.place) > depth)
+        return any(not _equal_literals(each, self._equations.get(each.place)) for each in inside)
 
-def _other_program(step: Step) -> Finding:
-    where = 'its program' if step.equation is None else describe(step.equation, step.callers)
-    return Finding(_known(step.operands), f'{where} is another one at other widths', soft=False)
-
-
-def _known(values: Iterable[Value]) -> Ids:
-    found = np.concatenate([value.known() for value in values] or [np.empty(0, int)])
-    return np.unique(found[found >= 0])
-
-
-def _other_number(first: Value, second: Value, changed: set[int]) -> bool:
-    return first.fill != second.fill or id(second) in changed
-
-
-def _matches(first: Value, second: Value, kept: Kept) -> bool:
-    if len(first.axes) != len(second.axes):
-        return False
-    return all(_same_axis(a, b, kept) for a, b in zip(first.axes, second.axes, strict=True))
-
-
-def _same_axis(first: Axis, second: Axis, kept: Kept) -> bool:
-    if first.ids is None:
-        return second.ids is None and (first.size == second.size or (first.uniform and second.uniform))
-    left = first.ids[(first.ids < 0) | kept[first.ids]]
-    return np.array_equal(left, second.known)
-
-
-def _same_parameters(first: Any, second: Any) -> bool:
-    if _has_body(first):
-        # Bodies are walked through; functions beside them (derivatives) are made anew for every shape.
-        keys = [key for key, value in first.params.items() if isinstance(value, bool | int)]
-    else:
+    def _follows(self, step: Step, other: Any) -> bool:
+        """Whether the other equation does the same to what is kept."""
+        first = step.equation
+        if len(first.invars) != len(other.invars) or len(first.outvars) != len(other.outvars):
+            return False
         keys = [key for key in first.params if key not in _SIZES]
-    return all(_equal(first.params[key], second.params[key]) for key in keys)
+        if any(bodies(first)):
+            # Bodies are compared themselves; functions beside them (derivatives) are made anew for every shape.
+            keys = [key for key, value in first.params.items() if isinstance(value, bool | int)]
+        if not all(_equal(first.params[key], other.params.get(key)) for key in keys):
+            return False
+        shapes = [getattr(result.aval, 'shape', ()) for result in other.outvars]
+        fits = all(self._fits(value, shape) for value, shape in zip(step.results, shapes, strict=True))
+        check = _PLACES.get(first.primitive.name)
+        return fits and (check is None or check(self._kept, step.operands[0], first.params, other.params))
+
+    def _known(self, values: Iterable[Value]) -> Ids:
+        """Ids of channels."""
+        found = np.concatenate([value.known() for value in values] or [np.empty(0, int)])
+        found = np.unique(found[found >= 0])
+        return found[self._groups[found] >= 0]
+
+    def _fits(self, value: Value, shape: Sequence[int]) -> bool:
+        if len(value.axes) != len(shape):
+            return False
+        return all(
+            _stays(axis, self._kept).sum() == size or _any_size(axis)
+            for axis, size in zip(value.axes, shape, strict=True)
+        )
 
 
-def _has_body(equation: Any) -> bool:
-    return any(_is_body(value) for value in equation.params.values())
+def _any_size(axis: Axis) -> bool:
+    return axis.ids is None and axis.uniform
 
 
-def _is_body(value: Any) -> bool:
-    """Whether a parameter is a jaxpr (or several), which is walked through, or a function that makes one."""
-    if isinstance(value, tuple | list):
-        return any(_is_body(each) for each in value)
-    return hasattr(value, 'eqns') or hasattr(value, 'jaxpr') or (callable(value) and not isinstance(value, type))
+def _stays(axis: Axis, kept: Kept) -> Bool[np.ndarray, 'size']:
+    return np.ones(axis.size, bool) if axis.ids is None else (axis.ids < 0) | kept[axis.ids]
+
+
+def _same_slice(kept: Kept, operand: Value, first: Any, second: Any) -> bool:
+    """The same elements among those that are kept."""
+    rank = len(operand.axes)
+    spans = [
+        [params['start_indices'], params['limit_indices'], params['strides'] or (1,) * rank]
+        for params in (first, second)
+    ]
+    for axis, whole, small in zip(operand.axes, zip(*spans[0], strict=True), zip(*spans[1], strict=True), strict=True):
+        stays = _stays(axis, kept)
+        places = np.cumsum(stays) - 1
+        taken = np.arange(*whole)
+        if not _any_size(axis) and not np.array_equal(places[taken[stays[taken]]], np.arange(*small)):
+            return False
+    return True
+
+
+def _same_padding(kept: Kept, operand: Value, first: Any, second: Any) -> bool:
+    """As much before and between the elements; the shape says how much behind them."""
+    pairs = zip(first['padding_config'], second['padding_config'], strict=True)
+    return all((a[0], a[2]) == (b[0], b[2]) for a, b in pairs)
+
+
+_PLACES: dict[str, Callable[[Kept, Value, Any, Any], bool]] = {'slice': _same_slice, 'pad': _same_padding}
+
+
+def _by_place(program: core.ClosedJaxpr) -> tuple[dict[Place, Any], dict[Place, Sequence[Any]]]:
+    """All equations, also those of bodies, and the constants of the program and of all bodies."""
+    equations: dict[Place, Any] = {}
+    constants: dict[Place, Sequence[Any]] = {}
+
+    def visit(body: Any, place: Place) -> Iterator[tuple[Place, Any]]:
+        constants[place] = getattr(body, 'consts', ())
+        for number, equation in enumerate(getattr(body, 'jaxpr', body).eqns):
+            inner = (*place, number)
+            yield inner, equation
+            for part, each in bodies(equation):
+                yield from visit(each, (*inner, part))
+
+    equations.update(visit(program, ()))
+    return equations, constants
+
+
+def _equal_literals(step: Step, other: Any) -> bool:
+    if step.equation is None or other is None or len(step.equation.invars) != len(other.invars):
+        return True
+    pairs = zip(step.equation.invars, other.invars, strict=True)
+    return all(_equal(getattr(a, 'val', None), getattr(b, 'val', None)) for a, b in pairs)
 
 
 def _equal(first: Any, second: Any) -> bool:
     if first is second:
         return True
-    if hasattr(first, 'shape') and hasattr(second, 'shape'):
+    if isinstance(first, float) and isinstance(second, float) and math.isnan(first) and math.isnan(second):
+        return True
+    if hasattr(first, 'shape') and hasattr(second, 'shape') and hasattr(first, 'dtype'):
         if first.shape != second.shape or first.dtype != second.dtype:
             return False
-        return bool(np.array_equal(np.asarray(first), np.asarray(second)))
+        both = np.asarray(first), np.asarray(second)
+        return bool(np.array_equal(*both, equal_nan=both[0].dtype.kind in 'fc'))
     return bool(first == second)

@@ -46,9 +46,9 @@ class Solution:
     masked: Bool[np.ndarray, 'ids']
 
     def stuck(self, ids: Ids) -> bool:
-        """Whether any of the ids is protected hard, and not just because it is in the output."""
+        """Whether any of the ids is protected, and not just because it is in the output."""
         kinds = np.unique(self.classes[ids])
-        return any(self.reasons[kind] != OUTPUT for kind in kinds[self.bounds[kinds] == _HARD].tolist())
+        return any(self.reasons[kind] != OUTPUT for kind in kinds[self.bounds[kinds] != _FREE].tolist())
 
 
 def solve(record: Record, owner: Ids, names: Sequence[str]) -> Solution:
@@ -146,8 +146,7 @@ def _group(solution: Solution, ids: Ids, approximate: bool) -> Group:
     layers = tuple(solution.names[index] for index in np.unique(solution.owner[leaves.axis_leaf[makers]]))
     channels, ranks = _rank(solution, ids, np.isin(axes, makers))
     slots = tuple(
-        _slot(solution, int(axis), ids[axes == axis], ranks[axes == axis], channels, layers[0])
-        for axis in np.unique(axes)
+        _slot(solution, ids[axes == axis], ranks[axes == axis], channels, layers[0]) for axis in np.unique(axes)
     )
     kind = solution.classes[ids[0]]
     reason = solution.reasons.get(int(kind))
@@ -165,8 +164,9 @@ def _rank(solution: Solution, ids: Ids, made: Bool[np.ndarray, 'ids']) -> tuple[
     return len(found), places[np.searchsorted(found, solution.classes[ids])]
 
 
-def _slot(solution: Solution, axis: int, ids: Ids, ranks: Ids, channels: int, lowest: str) -> Slot:
+def _slot(solution: Solution, ids: Ids, ranks: Ids, channels: int, lowest: str) -> Slot:
     leaves = solution.record.leaves
+    axis = int(leaves.axis_of[ids[0]])
     leaf = int(leaves.axis_leaf[axis])
     indices = leaves.place_of(ids[np.lexsort((ids, ranks))]).reshape(channels, -1)
     role: Role = 'produce' if axis in solution.produced else 'read' if axis in solution.read else 'along'

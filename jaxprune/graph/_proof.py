@@ -1,7 +1,6 @@
 """Whether what was derived from one program holds for the function at other widths."""
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,11 +8,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxprune.frameworks import following
-from jaxprune.graph._compare import Finding, compare
+from jaxprune.graph._compare import Comparison, Finding
 from jaxprune.graph._groups import Solution
 from jaxprune.graph._leaves import is_array, number
-from jaxprune.graph._record import Place, Protection, Record
-from jaxprune.graph._registry import walk
+from jaxprune.graph._record import Place, Protection
 from jaxprune.graph._types import Graph, Group
 from jaxprune.graph._values import Ids, Value, fixed
 
@@ -44,14 +42,16 @@ class Proof:
         self.choices: dict[Place, int] = {}
         self.protections: list[Protection] = []
         self._trying: set[Place] | None = None
+        self._better: set[Place] = set()
 
     def arguments(self) -> list[Value]:
         """The inputs as the walk meets them."""
         return [fixed(np.shape(leaf), data=True) for leaf in self.inputs]
 
-    def note(self, solution: Solution, group_of_id: Ids) -> None:
-        """Keeps what a graph was derived from."""
+    def note(self, solution: Solution, group_of_id: Ids, outputs: Sequence[Value]) -> None:
+        """Keeps what a graph was derived from: the walk and what it ended with, and groups."""
         self._solution, self._record, self._group_of_id = solution, solution.record, group_of_id
+        self._outputs = outputs
 
     def follow_better(self) -> bool:
         """Takes the next way to follow equations whose channels cannot be removed; whether there was one to try."""
@@ -65,6 +65,7 @@ class Proof:
             self.choices[place] = choice if choice < options[place].count - 1 else 0
             if self.choices[place]:
                 self._trying.add(place)
+        self._better = {place for place, choice in self.choices.items() if choice}
         return bool(stuck)
 
     def refute(self, graph: Graph) -> bool:
@@ -90,10 +91,7 @@ class Proof:
             jax.ShapeDtypeStruct([axis.size for axis in value.axes], leaf.dtype)
             for leaf, value in zip(arrays, values, strict=True)
         ]
-        jaxpr = self._program(small)
-        record = Record(self.leaves, choices=dict(self.choices))
-        walk(record, jaxpr.jaxpr, jaxpr.consts, [*values, *self.arguments()])
-        return compare(self._record.steps, record.steps, kept)
+        return Comparison(self._record.steps, self._program(small), kept, self._group_of_id).findings(self._outputs)
 
     def kept(self, removed: Sequence[tuple[Group, Ids]]) -> Kept:
         """Per id, whether it stays where these channels of these groups go."""
@@ -125,33 +123,28 @@ class Proof:
             return {}
         try:
             findings = self._probe(groups)
+            if not findings or len(groups) == 1:
+                return {groups[0].index: findings} if findings else {}
+            parts = [(part, {_key(each) for each in self._probe(part)}) for part in _parts(groups)]
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = f'the function does not run at other widths ({lines[0]})'
-            return self._bisect(groups, Finding(np.empty(0, int), reason, soft=False))
-        if len(groups) == 1:
-            return {groups[0].index: findings} if findings else {}
-        concerned = {group.index for group in groups}
-        candidates = [sorted(concerned & set(self._group_of_id[finding.ids].tolist())) for finding in findings]
+            return self._bisect(groups, Finding(reason, soft=False))
         suspects: Suspects = {}
-        for finding, indices in zip(findings, candidates, strict=True):
-            if not indices:
-                _add(suspects, self._bisect(groups, finding))
-            elif len(indices) == 1:
-                _add(suspects, {indices[0]: [finding]})
-        unsure = [(f, i) for f, i in zip(findings, candidates, strict=True) if len(i) > 1]
-        return _add(suspects, self._narrow(groups, unsure))
-
-    def _narrow(self, groups: Sequence[Group], unsure: Sequence[tuple[Finding, list[int]]]) -> Suspects:
-        """Tells groups that meet in one equation apart, by removing one of them at a time."""
-        by_index = {group.index: group for group in groups}
-        suspects: Suspects = {}
-        for index_set in _apart([indices for _, indices in unsure]):
-            _add(suspects, self._suspects([by_index[index] for index in index_set]))
-        for finding, indices in unsure:
-            if not suspects.keys() & set(indices):
-                _add(suspects, {index: [finding] for index in indices})
+        for finding in findings:
+            _add(suspects, self._culprits(finding, groups, parts))
         return suspects
+
+    def _culprits(
+        self, finding: Finding, groups: Sequence[Group], parts: Sequence[tuple[Sequence[Group], set[Any]]]
+    ) -> Suspects:
+        """Groups whose removal is enough for a finding, by the parts of all groups for which it was there or not."""
+        missing = [part for part, keys in parts if _key(finding) not in keys]
+        innocent = {group.index for part in missing for group in part}
+        left = [group for group in groups if group.index not in innocent]
+        if len(left) == 1:
+            return {left[0].index: [finding]}
+        return self._bisect(left or groups, finding)
 
     def _bisect(self, groups: Sequence[Group], finding: Finding) -> Suspects:
         """Groups that contradict on their own; all of them where only some together do."""
@@ -164,11 +157,13 @@ class Proof:
 
         False where all ways were tried.
         """
-        options = {
-            place: option
-            for place, option in self._record.options.items()
-            if self.choices.get(place, 0) + 2 < option.count and np.isin(option.ids, ids).any()
-        }
+        concerned = {place: each for place, each in self._record.options.items() if np.isin(each.ids, ids).any()}
+        if hopeful := self._better & concerned.keys():
+            # The first way may protect for less: where the channels depend on each other.
+            self.choices |= dict.fromkeys(hopeful, 0)
+            self._better -= hopeful
+            return True
+        options = {place: each for place, each in concerned.items() if self.choices.get(place, 0) + 2 < each.count}
         named = [place for place in options if place[:-1] in places]
         for place in named or options:
             self.choices[place] = self.choices.get(place, 0) + 1
@@ -181,16 +176,15 @@ def _add(first: Suspects, second: Suspects) -> Suspects:
     return first
 
 
-def _apart(sets: Sequence[list[int]]) -> list[list[int]]:
-    """All numbers, sorted into lists in each of which no two numbers are from one set."""
-    neighbours: dict[int, set[int]] = {}
-    for first, second in itertools.chain.from_iterable(itertools.permutations(each, 2) for each in sets):
-        neighbours.setdefault(first, set()).add(second)
-    colour: dict[int, int] = {}
-    for index in sorted(neighbours):
-        taken = {colour.get(other) for other in neighbours[index]}
-        colour[index] = next(number for number in itertools.count() if number not in taken)
-    return [[index for index in colour if colour[index] == number] for number in sorted(set(colour.values()))]
+def _parts(groups: Sequence[Group]) -> Iterator[Sequence[Group]]:
+    """Halves of the groups such that any two groups are in different halves of some pair."""
+    for bit in range((len(groups) - 1).bit_length()):
+        for value in (0, 1):
+            yield [group for number, group in enumerate(groups) if number >> bit & 1 == value]
+
+
+def _key(finding: Finding) -> tuple[Place | None, str]:
+    return finding.place, finding.reason
 
 
 def _merge(leaves: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:

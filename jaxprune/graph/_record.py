@@ -14,7 +14,10 @@ from jaxprune.graph._leaves import Leaves
 from jaxprune.graph._values import NEVER, NONE, Axis, Ids, Rows, Sources, Value, merge_rows
 
 Place = tuple[int, ...]
-"""Of an equation: its number in the jaxpr, after those of its callers, and before that of one of its steps (-1, -2, ...)."""
+"""Of an equation: its number in the jaxpr, after the places of its callers with the numbers of their bodies.
+
+A last negative number stands for one of its steps.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,9 +233,9 @@ class Record:
         self._touch(data, ids, self.leaves.place_of(ids))
         return Axis(joined.size, joined.ids, sources=_written_by(ids), zeros=joined.zeros)
 
-    def count(self, kind: Literal['macs', 'activations'], axes: Sequence[Axis]) -> None:
-        """Notes work that is done for every combination of places on these axes."""
-        scale = float(self.repeats)
+    def count(self, kind: Literal['macs', 'activations'], axes: Sequence[Axis], share: float = 1.0) -> None:
+        """Notes work that is done for every combination of places on these axes (or for a share of them)."""
+        scale = share * self.repeats
         for axis in axes:
             scale *= axis.size if axis.ids is None else 1
         self.work.append(Work(kind, scale, [axis.ids for axis in axes if axis.ids is not None]))

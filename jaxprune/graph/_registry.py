@@ -1,6 +1,6 @@
 """One rule per primitive, and the walk that applies them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ it lets go it calls `record.protect`.
 """
 
 RULES: dict[str, Rule] = {}
+
+_BODIES = ('jaxpr', 'call_jaxpr', 'fun_jaxpr', 'cond_jaxpr', 'body_jaxpr')
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -40,6 +42,23 @@ def unknown(record: Record, equation: Any, operands: list[Value]) -> list[Value]
         record.protect_value(operand, 'cannot be followed')
     data = any(operand.data for operand in operands)
     return [fixed(getattr(result.aval, 'shape', ()), data=data) for result in equation.outvars]
+
+
+def bodies(equation: Any) -> Iterator[tuple[int, Any]]:
+    """The jaxprs that an equation runs through, each with a number."""
+    found = [value for key, value in sorted(equation.params.items()) if key in _BODIES]
+    for number, body in enumerate([*found, *equation.params.get('branches', ())]):
+        if hasattr(body, 'eqns') or hasattr(body, 'jaxpr'):
+            yield number, body
+
+
+def walk_body(record: Record, equation: Any, number: int, operands: Sequence[Value]) -> list[Value]:
+    """The results of the body of this number."""
+    body = dict(bodies(equation))[number]
+    outer, record.place = record.place, (*record.place, number)
+    results = walk(record, getattr(body, 'jaxpr', body), getattr(body, 'consts', ()), operands)
+    record.place = outer
+    return results
 
 
 def walk(record: Record, jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxprune.graph._record import Record
-from jaxprune.graph._registry import rule, unknown, walk
+from jaxprune.graph._registry import bodies, rule, unknown, walk_body
 from jaxprune.graph._values import Axis, Value, all_zeros, merge_rows
 
-_BODIES = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')
 _ROUNDS = 8
 
 
@@ -18,21 +17,17 @@ _ROUNDS = 8
 @rule('composite', 'custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr')
 def call(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """Walks through the body with the operands as its arguments."""
-    body = next((equation.params[key] for key in _BODIES if key in equation.params), None)
-    if body is None or len(getattr(body, 'jaxpr', body).invars) != len(operands):
+    found = list(bodies(equation))
+    if len(found) != 1 or len(getattr(found[0][1], 'jaxpr', found[0][1]).invars) != len(operands):
         return unknown(record, equation, operands)
-    return _walk_body(record, body, operands)
+    return walk_body(record, equation, 0, operands)
 
 
 @rule('cond')
 def cond(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """All branches; what they return lies side by side."""
     record.protect_value(operands[0], 'branches on it')
-    results = []
-    for number, branch in enumerate(equation.params['branches']):
-        record.place = (*record.place, number)
-        results.append(_walk_body(record, branch, operands[1:]))
-        record.place = record.place[:-1]
+    results = [walk_body(record, equation, number, operands[1:]) for number, _ in bodies(equation)]
     return [_beside(record, each) for each in zip(*results, strict=True)]
 
 
@@ -43,10 +38,10 @@ def while_loop(record: Record, equation: Any, operands: list[Value]) -> list[Val
     second = first + equation.params['body_nconsts']
 
     def body(carry: Sequence[Value]) -> list[Value]:
-        return _walk_body(record, equation.params['body_jaxpr'], [*operands[first:second], *carry])
+        return walk_body(record, equation, 0, [*operands[first:second], *carry])
 
     carry, _ = _settle(record, operands[second:], body)
-    (goes_on,) = _walk_body(record, equation.params['cond_jaxpr'], [*operands[:first], *carry])
+    (goes_on,) = walk_body(record, equation, 1, [*operands[:first], *carry])
     record.protect_value(goes_on, 'loops on it')
     return carry
 
@@ -61,15 +56,11 @@ def scan(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
 
     def body(carry: Sequence[Value]) -> list[Value]:
         with record.repeated(equation.params['length']):
-            return _walk_body(record, equation.params['jaxpr'], [*operands[:constants], *carry, *slices])
+            return walk_body(record, equation, 0, [*operands[:constants], *carry, *slices])
 
     carry, results = _settle(record, operands[constants : constants + carried], body)
     length = Axis(equation.params['length'])
     return [*carry, *(Value((length, *each.axes), each.data) for each in results)]
-
-
-def _walk_body(record: Record, body: Any, operands: Sequence[Value]) -> list[Value]:
-    return walk(record, getattr(body, 'jaxpr', body), getattr(body, 'consts', ()), operands)
 
 
 def _settle(

@@ -1,5 +1,6 @@
 """Rules for convolutions and matrix products."""
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +35,9 @@ def convolution(record: Record, equation: Any, operands: list[Value]) -> list[Va
     result[numbers.out_spec[1]] = features
     record.count('activations', result)
     window = [Axis(kernel.axes[place].size) for place in numbers.rhs_spec[2:]]
-    record.count('macs', [*result, *window, *([] if groups == inputs.size else [read])])
+    # Of the places of a transposed convolution's window, only those that do not meet inserted zeros count.
+    share = 1 / math.prod(equation.params['lhs_dilation'])
+    record.count('macs', [*result, *window, *([] if groups == inputs.size else [read])], share)
     return [Value(tuple(result), image.data or kernel.data)]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxprune.graph._record import Record
-from jaxprune.graph._registry import rule, unknown
+from jaxprune.graph._registry import rule
 from jaxprune.graph._values import NONE, Axis, Ids, Value, all_zeros, concatenate_axes, fixed
 
 _MOST_ROWS = 4096
@@ -196,7 +196,8 @@ def reshape(record: Record, equation: Any, operands: list[Value]) -> list[Value]
     """Merges axes, and splits an axis where its ids repeat along all but one of the parts."""
     operand = operands[0]
     if 0 in equation.outvars[0].aval.shape:
-        return unknown(record, equation, operands)
+        # Nothing lies in it, so it fits beside anything.
+        return [Value(tuple(Axis(size, uniform=True) for size in equation.outvars[0].aval.shape), operand.data)]
     result = [Axis(size, uniform=True) for size in equation.outvars[0].aval.shape]
     for sources, targets in _blocks([axis.size for axis in operand.axes], [axis.size for axis in result]):
         moved = _move(record, [operand.axes[place] for place in sources], [result[place].size for place in targets])

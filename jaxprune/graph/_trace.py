@@ -67,14 +67,15 @@ def trace(
 def _derive(proof: Proof, layers: Layers | None, approximate: bool) -> Graph:
     leaves = proof.leaves
     record = Record(leaves, None if layers is None else _owners(leaves, layers), choices=dict(proof.choices))
-    for result in walk(record, proof.jaxpr.jaxpr, proof.jaxpr.consts, [*leaves.values(), *proof.arguments()]):
+    outputs = walk(record, proof.jaxpr.jaxpr, proof.jaxpr.consts, [*leaves.values(), *proof.arguments()])
+    for result in outputs:
         ids = result.known() if result.split is None else result.split
         record.protections.insert(0, Protection(ids[ids >= 0], OUTPUT))
     record.protections += proof.protections
     names, owner = _name_layers(record, layers)
     solution = solve(record, owner, names)
     groups, group_of_id = find_groups(solution, approximate=approximate)
-    proof.note(solution, group_of_id)
+    proof.note(solution, group_of_id, outputs)
     edges = find_edges(record, owner, inner=layers is None)
     return Graph(_layer_infos(record, owner, names, groups), edges, groups, _costs(solution, groups, group_of_id))
 

@@ -98,8 +98,9 @@ class Graph:
       layers: in index order.
       edges: hold indices into `layers`.
       groups: in the order of their lowest layers.
-      costs: `parameters` (elements of all leaves, or of the collection `params` where there is one), `macs` (multiply-accumulates of convolutions and matrix products for
-        the inputs of the trace) and `activations` (elements that those write), by what each group keeps.
+      costs: `parameters` (elements of all leaves, or of the collection `params` where there is one), `macs`
+        (multiply-accumulates of convolutions and matrix products for the inputs of the trace) and `activations`
+        (elements that those write), by what each group keeps.
     """
 
     layers: tuple[LayerInfo, ...]

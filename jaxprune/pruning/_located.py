@@ -12,6 +12,9 @@ from jaxprune import trees
 from jaxprune.errors import UserError
 from jaxprune.graph import Slot
 
+BOXES = (('value',), ('raw_value',))
+"""Last keys of a path that stand for the box around an array (NNX has them, its optimisers do not)."""
+
 
 def find(tree: Any, slots: Iterable[Slot]) -> dict[trees.Path, Array]:
     """The leaves on which the slots lie, by the slots' paths; without those that the tree lacks.
@@ -48,15 +51,20 @@ def zero(leaf: Array, axes: Mapping[int, Bool[np.ndarray, 'size']]) -> Array:
     return leaf
 
 
+def bare(path: trees.Path) -> trees.Path:
+    """The path without the box around an array."""
+    return path[:-1] if path[-1:] in BOXES and len(path) > 1 else path
+
+
 def _match(places: Iterable[trees.Path], wanted: Iterable[trees.Path]) -> dict[trees.Path, trees.Path]:
     """Slot's path -> path in the tree: the same, or, if none is there, without the collection that fits best."""
-    there, wanted = set(places), tuple(dict.fromkeys(wanted))
-    if whole := {path: path for path in wanted if path in there}:
+    there, wanted = {bare(place): place for place in places}, tuple(dict.fromkeys(wanted))
+    if whole := {path: there[bare(path)] for path in wanted if bare(path) in there}:
         return whole
     inner: dict[str, dict[trees.Path, trees.Path]] = collections.defaultdict(dict)
     for path in wanted:
-        if path[1:] in there:
-            inner[path[0]][path] = path[1:]
+        if bare(path)[1:] in there:
+            inner[path[0]][path] = there[bare(path)[1:]]
     if wanted and not inner:
         have = '/'.join(min(there)) if there else 'none'
         raise UserError(

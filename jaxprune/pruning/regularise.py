@@ -19,7 +19,7 @@ from jaxprune.errors import UserError
 from jaxprune.graph import Graph, Group, Slot
 from jaxprune.pruning._apply import bound_graph
 from jaxprune.pruning._layers import check_patterns, matches
-from jaxprune.pruning._located import axis_mask, find, put, zero
+from jaxprune.pruning._located import axis_mask, bare, find, put, zero
 from jaxprune.pruning._plan import Plan
 
 Penalty = Callable[[Any], Float[Array, '']]
@@ -30,8 +30,6 @@ Removed = tuple[Slot, Int[np.ndarray, 'channels k']]
 
 SCALES = ('scale', 'weight', 'gamma')
 """Names of the scale of a normalisation (Flax, Equinox, papers); it has one axis."""
-BOXES = ('value', 'raw_value')
-"""Last keys of a path that stand for the box around an array (NNX), not for its name."""
 
 
 def group_lasso(
@@ -228,15 +226,11 @@ def _scales(graph: Graph, exclude: Iterable[str]) -> list[Slot]:
         slot
         for group in _prunable(graph, exclude)
         for slot in group.slots
-        if slot.role == 'along' and slot.axis == 0 and slot.layer in group.layers and _name(slot) in SCALES
+        if slot.role == 'along' and slot.axis == 0 and slot.layer in group.layers and bare(slot.path)[-1] in SCALES
     ]
     if not found:
         raise UserError('no group that can be pruned has a batch normalisation: use group_lasso')
     return found
-
-
-def _name(slot: Slot) -> str:
-    return next((key for key in reversed(slot.path) if key not in BOXES), '')
 
 
 def _scale_places(tree: Any, slots: list[Slot]) -> dict[trees.Path, tuple[Array, Bool[np.ndarray, 'size']]]:

@@ -30,13 +30,6 @@ def group_norm(p, x):
     return (y - y.mean(-1, keepdims=True)).reshape(2, -1) @ p['b']
 
 
-def grouped(p, x):
-    layout = ('NWC', 'WIO', 'NWC')
-    y = (x @ p['a'])[:, None, :]
-    y = lax.conv_general_dilated(y, p['c'], (1,), 'SAME', dimension_numbers=layout, feature_group_count=2)
-    return y @ p['b']
-
-
 def centred_kernel(p, x):
     kernel = p['b'] - p['b'].mean(0, keepdims=True)
     return (x @ p['a']) @ kernel
@@ -61,11 +54,6 @@ CASES = {
         {'a': 'reduce_window_max'},
     ),
     'group norm': (group_norm, WIDE, {'a': 'uses a number that depends on its width'}),
-    'grouped convolution': (
-        grouped,
-        {'a': shape(8, 4), 'c': shape(1, 2, 6), 'b': shape(6, 3)},
-        {'a': 'conv_general_dilated', 'c': 'conv_general_dilated'},
-    ),
     'a constant per channel': (
         lambda p, x: (x @ p['a'] * jnp.arange(6, dtype=x.dtype)[None]) @ p['b'],
         WIDE,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax import lax
 
 from jaxprune import trees
@@ -321,6 +322,26 @@ def test_optimiser_may_hold_the_whole_variables(cases):
     left = sum(leaf.size for leaf in jax.tree.leaves(slice_variables(case.variables, plan)))
     assert sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(updates)) == left
     assert trees.flatten(updates).keys() == trees.flatten(ones).keys()
+
+
+class NnxNet(nnx.Module):
+    def __init__(self):
+        self.a, self.b = nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 2, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        return self.b(nnx.relu(self.a(x)))
+
+
+def test_optimisers_of_nnx_hold_arrays_without_boxes():
+    shapes = nnx.eval_shape(NnxNet)
+    structure, state = nnx.split(shapes)
+    graph = trace(lambda state, x: nnx.merge(structure, state)(x), state, np.ones((2, 3), np.float32))
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), nnx.as_pure(state))
+    optimiser = reg.masked(optax.identity(), make_plan(graph))
+    updates, _ = optimiser.update(ones, optimiser.init(ones), ones)
+    assert np.asarray(updates['a']['kernel']).tolist() == [[1, 0, 1, 0]] * 3
+    assert np.asarray(updates['b']['kernel']).tolist() == [[1, 1], [0, 0]] * 2
+    assert np.asarray(updates['b']['bias']).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def register(
 
 def double(shapes: Any) -> Any:
     """The same pytree with all floating-point leaves as `jax.ShapeDtypeStruct` of float64."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _dtype(leaf)), shapes)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _dtype(leaf)) if _is_array(leaf) else leaf, shapes
+    )
 
 
 def draw(shapes: Any, *, seed: int = 0) -> Any:
@@ -75,17 +77,27 @@ def draw(shapes: Any, *, seed: int = 0) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _draw(rng, _name(path), leaf), shapes)
 
 
-def _draw(rng: np.random.Generator, name: str, leaf: Any) -> np.ndarray:
+def _draw(rng: np.random.Generator, name: str, leaf: Any) -> Any:
+    if not _is_array(leaf):
+        return leaf
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key(0)
     shape = tuple(leaf.shape)
     if not np.issubdtype(_dtype(leaf), np.floating):
         return np.zeros(shape, leaf.dtype)
-    if any(word in name for word in ('scale', 'var', 'gamma')):
+    # The running statistics of Equinox have no names.
+    if any(word in name for word in ('scale', 'var', 'gamma')) or (not name and len(shape) == 1):
         return rng.uniform(0.5, 1.5, shape)
     if len(shape) < 2:
         return rng.normal(size=shape) * 0.3
     # Equinox stores the output axis of a weight first, everyone else last.
     fan_in = np.prod(shape[1:] if name == 'weight' else shape[:-1])
     return rng.normal(size=shape) * np.sqrt(2 / max(fan_in, 1))
+
+
+def _is_array(leaf: Any) -> bool:
+    """Modules of Equinox hold functions and numbers, too."""
+    return hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')
 
 
 def _dtype(leaf: Any) -> Any:

@@ -156,7 +156,12 @@ class PreActResNet(nn.Module):
         return self.head(x.mean(axis=(1, 2)))
 
 
-@register('linen_resnet_preactivation', prunable=5, protected={'head': 'output'})
+@register(
+    'linen_resnet_preactivation',
+    prunable=4,
+    # Its blocks compare a shape with a field, so at other widths they would be others.
+    protected={'head': 'output', 'stem': 'other widths', 'blocks_?/Conv_1': 'other widths'},
+)
 def resnet_preactivation():
     return case(PreActResNet(), IMAGES, train=False)
 

@@ -49,7 +49,12 @@ class MobileNetV2(nn.Module):
         return nn.Dense(5)(x)
 
 
-@register('linen_mobilenet_v2', prunable=6, protected={'Dense_0': 'output'})
+@register(
+    'linen_mobilenet_v2',
+    prunable=5,
+    # Blocks compare a shape with a field: at other widths there would be no sum.
+    protected={'Dense_0': 'output', 'InvertedResidual_[12]/Conv_2': 'other widths'},
+)
 def mobilenet_v2():
     return case(MobileNetV2(), IMAGES, train=False)
 
@@ -171,7 +176,9 @@ class EfficientNet(nn.Module):
         return nn.Dense(5, name='predictions')(x.mean(axis=(1, 2)))
 
 
-@register('linen_efficientnet', prunable=9, protected={'predictions': 'output'})
+@register(
+    'linen_efficientnet', prunable=8, protected={'predictions': 'output', 'block_2[ab]/project_conv': 'other widths'}
+)
 def efficientnet():
     return case(EfficientNet(), IMAGES, train=False)
 
@@ -296,6 +303,10 @@ class ResNeXt(nn.Module):
         return nn.Dense(5)(x.mean(axis=(1, 2)))
 
 
-@register('linen_resnext', prunable=6, protected={'Dense_0': 'output'})
+@register(
+    'linen_resnext',
+    prunable=5,
+    protected={'Dense_0': 'output', 'Conv_0': 'other widths', 'ResNeXtBlock_0/conv3': 'other widths'},
+)
 def resnext():
     return case(ResNeXt(), IMAGES, train=False)

@@ -91,7 +91,12 @@ class RepVGG(nn.Module):
         return nn.Dense(5)(x.mean(axis=(1, 2)))
 
 
-@register('linen_repvgg', prunable=3, protected={'Dense_0': 'output'})
+@register(
+    'linen_repvgg',
+    prunable=1,
+    # A block has an identity branch where its input has as many channels as a field says.
+    protected={'Dense_0': 'output', 'RepVGGBlock_[01]/conv?': 'other widths'},
+)
 def repvgg():
     return case(RepVGG(), IMAGES, train=False)
 

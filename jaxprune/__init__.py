@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from jaxprune.graph import trace
     from jaxprune.models import count, create, heads, predict
     from jaxprune.pipeline import prune
-    from jaxprune.pruning import Plan, mask, select_channels
+    from jaxprune.pruning import Plan, mask, select_channels, verify
     from jaxprune.pruning import slice_variables as slice
 
 _HOMES = {
@@ -28,6 +28,7 @@ _HOMES = {
     'select_channels': ('jaxprune.pruning', 'select_channels'),
     'slice': ('jaxprune.pruning', 'slice_variables'),
     'trace': ('jaxprune.graph', 'trace'),
+    'verify': ('jaxprune.pruning', 'verify'),
 }
 __all__ = [
     'Plan',
@@ -44,6 +45,7 @@ __all__ = [
     'select_channels',
     'slice',
     'trace',
+    'verify',
 ]
 __version__ = '0.1.0'
 

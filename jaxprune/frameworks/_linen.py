@@ -54,8 +54,10 @@ class _FollowingScope(Scope):
 
     def param(self, name: str, init_fn: Any, *init_args: Any, unbox: bool = True, **init_kwargs: Any) -> Any:
         if self.has_variable('params', name):
+            # Flax would trace the initialiser to compare shapes.
+            self.reserve(name, 'params')
             value = self.get_variable('params', name)
-            return super().param(name, lambda _: value, unbox=unbox)
+            return meta.unbox(value) if unbox else value
         wanted = self._widths.find(self, 'params', (name,))
         init = init_fn if wanted is None else functools.partial(_initial, init_fn, wanted)
         return super().param(name, init, *init_args, unbox=unbox, **init_kwargs)

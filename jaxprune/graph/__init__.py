@@ -1,8 +1,9 @@
 """Connectivity of any JAX model, found by following element ids through its jaxpr; knows no model, computes nothing."""
 
+from jaxprune.graph._activations import activations
 from jaxprune.graph._cost import Cost
 from jaxprune.graph._svg import to_svg
-from jaxprune.graph._trace import trace
+from jaxprune.graph._trace import differences, trace
 from jaxprune.graph._types import Edge, Graph, Group, LayerInfo, Slot
 
-__all__ = ['Cost', 'Edge', 'Graph', 'Group', 'LayerInfo', 'Slot', 'to_svg', 'trace']
+__all__ = ['Cost', 'Edge', 'Graph', 'Group', 'LayerInfo', 'Slot', 'activations', 'differences', 'to_svg', 'trace']

@@ -49,13 +49,14 @@ def sum_of_products(
 ) -> Cost:
     """The cost with a factor for each axis of each term, whose elements are given by their ids."""
     width = max((len(axes) for _, axes in terms), default=0)
-    fixed = np.ones((len(terms), width))
-    share = sparse.lil_array((len(terms) * width, len(channels)))
-    for term, (_, axes) in enumerate(terms):
-        for place, ids in enumerate(axes):
-            groups = group_of_id[ids[ids >= 0]]
-            counts = np.bincount(groups[groups >= 0], minlength=len(channels))
-            fixed[term, place] = len(ids) - counts.sum()
-            used = np.flatnonzero(counts)
-            share[term * width + place, used] = counts[used] / channels[used]
-    return Cost(np.array([scale for scale, _ in terms]), fixed, share.tocsr())
+    flat = [(term * width + place, ids) for term, (_, axes) in enumerate(terms) for place, ids in enumerate(axes)]
+    fixed = np.ones(len(terms) * width)
+    sizes = np.array([len(ids) for _, ids in flat], int)
+    rows = np.array([row for row, _ in flat], int)
+    ids = np.concatenate([ids for _, ids in flat] or [np.empty(0, int)])
+    factor, groups = np.repeat(rows, sizes), np.where(ids >= 0, group_of_id[ids], -1)
+    free = groups >= 0
+    shape = (len(fixed), len(channels))
+    share = sparse.coo_array((1 / channels[groups[free]], (factor[free], groups[free])), shape=shape).tocsr()
+    fixed[rows] = np.bincount(factor[~free], minlength=len(fixed))[rows]
+    return Cost(np.array([scale for scale, _ in terms]), fixed.reshape(len(terms), width), share)

@@ -48,6 +48,10 @@ class Proof:
         """The inputs as the walk meets them."""
         return [fixed(np.shape(leaf), data=True) for leaf in self.inputs]
 
+    def arrays(self, variables: Any, inputs: Sequence[Any]) -> list[Any]:
+        """All arrays, as the program takes them."""
+        return [leaf for leaf in jax.tree.leaves((variables, tuple(inputs))) if is_array(leaf)]
+
     def note(self, solution: Solution, group_of_id: Ids, outputs: Sequence[Value]) -> None:
         """Keeps what a graph was derived from: the walk and what it ended with, and groups."""
         self._solution, self._record, self._group_of_id = solution, solution.record, group_of_id

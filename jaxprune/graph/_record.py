@@ -54,6 +54,17 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
+class Site:
+    """An operand of an equation whose channels are summed there: by a kernel, or by another array of data."""
+
+    place: Place
+    callers: tuple[Any, ...]
+    operand: int
+    axis: int
+    ids: Ids
+
+
+@dataclasses.dataclass(frozen=True)
 class Option:
     """An equation that can be followed in several ways (the last: not at all), and whose ids it is about."""
 
@@ -89,6 +100,7 @@ class Record:
       masked: ids that a mask sets to zero.
       contacts: for the edges.
       work: for the costs.
+      sites: where channels are read.
       steps: the whole walk.
       options: equations that could have been followed in another way.
     """
@@ -104,6 +116,7 @@ class Record:
     masked: list[Ids] = dataclasses.field(default_factory=list)
     contacts: list[Contact] = dataclasses.field(default_factory=list)
     work: list[Work] = dataclasses.field(default_factory=list)
+    sites: list[Site] = dataclasses.field(default_factory=list)
     steps: list[Step] = dataclasses.field(default_factory=list)
     options: dict[Place, Option] = dataclasses.field(default_factory=dict)
     equation: Any = None
@@ -232,6 +245,12 @@ class Record:
         self.kernels.append(ids)
         self._touch(data, ids, self.leaves.place_of(ids))
         return Axis(joined.size, joined.ids, sources=_written_by(ids), zeros=joined.zeros)
+
+    def reads(self, operand: int, axis: int, value: Value) -> None:
+        """The current equation sums over this axis of its operand of this number."""
+        ids = value.axes[axis].ids
+        if ids is not None and value.data:
+            self.sites.append(Site(self.place, self.callers, operand, axis, ids))
 
     def count(self, kind: Literal['macs', 'activations'], axes: Sequence[Axis], share: float = 1.0) -> None:
         """Notes work that is done for every combination of places on these axes (or for a share of them)."""

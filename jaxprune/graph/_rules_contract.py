@@ -18,6 +18,7 @@ def convolution(record: Record, equation: Any, operands: list[Value]) -> list[Va
     if equation.params['batch_group_count'] != 1:
         return unknown(record, equation, operands)
     inputs = image.axes[numbers.lhs_spec[1]]
+    record.reads(0, numbers.lhs_spec[1], image)
     outputs, read = (kernel.axes[place] for place in numbers.rhs_spec[:2])
     if groups == 1:
         record.contract(inputs, read, _kernel(image, kernel))
@@ -48,6 +49,8 @@ def dot_general(record: Record, equation: Any, operands: list[Value]) -> list[Va
     left, right = operands
     for first, second in zip(*contracted, strict=True):
         record.contract(left.axes[first], right.axes[second], _kernel(left, right))
+        record.reads(0, first, left)
+        record.reads(1, second, right)
     batch = [_batch_axis(record, left.axes[i], right.axes[j]) for i, j in zip(*batched, strict=True)]
     free = [
         _produce(record, value, axis) if not other.is_kernel else axis

@@ -55,7 +55,39 @@ def trace(
     Raises:
       UserError: if a prefix in `layers` fits no leaf, or a name stands there twice.
     """
+    return _trace(Proof(apply, variables, inputs), layers, approximate, prove)
+
+
+def differences(
+    apply: Callable[..., Any], variables: Any, graph: Graph, removed: Mapping[str, Sequence[int]], *inputs: Any
+) -> list[str]:
+    """Where the function without these channels is not what follows from the whole one; nothing is computed.
+
+    `trace` compares with the function at some other widths; this compares at exactly those that are wanted. A list
+    that is empty says that slicing computes what masking does.
+
+    Args:
+      apply: as given to `trace`.
+      variables: as given to `trace`.
+      graph: what it returned.
+      removed: name of a group -> channels that go.
+      *inputs: as given to `trace`.
+
+    Returns:
+      A line for every difference; numbers that depend on the width are no difference where the graph allows them.
+    """
     proof = Proof(apply, variables, inputs)
+    approximate = any(group.approximate for group in graph.groups)
+    _trace(proof, None, approximate, prove=True)
+    kept = proof.kept([(graph.group_of(name), np.asarray(channels, int)) for name, channels in removed.items()])
+    try:
+        findings = proof.check(kept)
+    except Exception as error:
+        return [f'the function does not run at these widths: {error}']
+    return [finding.reason for finding in findings if not (finding.soft and approximate)]
+
+
+def _trace(proof: Proof, layers: Layers | None, approximate: bool, prove: bool) -> Graph:
     graph = _derive(proof, layers, approximate)
     while proof.follow_better():
         graph = _derive(proof, layers, approximate)

@@ -17,6 +17,7 @@ from jaxprune.pruning._published import published_iterations
 from jaxprune.pruning._rates import plan_rates, removed_filters, uniform_rates
 from jaxprune.pruning._schedules import SCHEDULES, schedule
 from jaxprune.pruning._select_channels import select_channels
+from jaxprune.pruning._verify import verify
 from jaxprune.pruning.select import RULES, Choice, select_layers
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     'select_layers',
     'slice_variables',
     'uniform_rates',
+    'verify',
     'widths',
     'write_rates',
 ]

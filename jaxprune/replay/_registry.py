@@ -1,7 +1,8 @@
 """One rule per primitive, and the evaluation of a program by them."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from jax.extend import core, source_info_util
@@ -38,6 +39,17 @@ class Step:
     def bind_one(self, values: Sequence[Value], kept: Iterable[Kept | None], **changed: Any) -> list[Value]:
         """The one result of `bind` as a value."""
         return [Value(self.bind(values, **changed)[0], tuple(kept))]
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Within it, what cannot be replayed is a `UserError` that names the equation."""
+        try:
+            yield
+        except NotReplayableError as error:
+            raise UserError(
+                f'the pruned model cannot be replayed at {describe(self.equation, self.callers)}: {error}; '
+                'keep these channels, or write this step in another way'
+            ) from None
 
     def call(self, body: Any, values: Sequence[Value], consts: Sequence[Any] | None = None) -> list[Value]:
         """Results of a program that is a parameter of the equation."""
@@ -99,13 +111,8 @@ def _apply(step: Step, operands: list[Value]) -> list[Value]:
     name = step.equation.primitive.name
     if name not in ALWAYS and not any(operand.partial for operand in operands):
         return [whole(array) for array in step.bind(operands)]
-    try:
+    with step.explained():
         return RULES.get(name, _unknown)(step, operands)
-    except NotReplayableError as error:
-        raise UserError(
-            f'the pruned model cannot be replayed at {describe(step.equation, step.callers)}: {error}; '
-            'keep these channels, or write this step in another way'
-        ) from None
 
 
 def _unknown(step: Step, operands: list[Value]) -> list[Value]:

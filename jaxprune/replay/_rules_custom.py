@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxprune.errors import UserError
-from jaxprune.graph._record import describe
 from jaxprune.replay._registry import Step, rule
-from jaxprune.replay._values import Masks, Value, arrays_of, masks_of, spread, with_mask, wrap
+from jaxprune.replay._values import Masks, NotReplayableError, Value, arrays_of, masks_of, spread, with_mask, wrap
 
 
 @rule('custom_jvp_call')
@@ -36,10 +34,11 @@ def custom_jvp(step: Step, operands: list[Value]) -> list[Value]:
         moving = [value for value in values[len(given) + first :] if type(value.array) is not SymbolicZero]
         results = step.call(jaxpr, [*values[first : len(given)], *moving], consts)
         arrays, found = note(results[: len(no_tangent)]), iter(results[len(no_tangent) :])
-        return arrays, [
-            SymbolicZero(jax.typeof(array).to_tangent_aval()) if zero else next(found).fit_all(masks).array
-            for array, masks, zero in zip(arrays, kept, no_tangent, strict=True)
-        ]
+        with step.explained():
+            return arrays, [
+                SymbolicZero(jax.typeof(array).to_tangent_aval()) if zero else next(found).fit_all(masks).array
+                for array, masks, zero in zip(arrays, kept, no_tangent, strict=True)
+            ]
 
     function.defjvp(tangents_of, symbolic_zeros=params['symbolic_zeros'])
     return wrap(function(*arrays_of(operands)), kept)
@@ -62,7 +61,8 @@ def custom_vjp(step: Step, operands: list[Value]) -> list[Value]:
 
     def forward(*primals: Any) -> tuple[list[Any], list[Any]]:
         if any(primal.perturbed for primal in primals[:first]):
-            raise UserError(f'{describe(step.equation, step.callers)} has no derivative by what it closes over')
+            with step.explained():
+                raise NotReplayableError('a derivative by what its function closes over is asked for')
         values = wrap([primal.value for primal in primals], given)
         jaxpr, consts = params['fwd_jaxpr_thunk'].call_wrapped(*(primal.perturbed for primal in primals[first:]))
         residuals, results = _residuals(step, step.call(jaxpr, values[first:], consts), values)
@@ -70,7 +70,8 @@ def custom_vjp(step: Step, operands: list[Value]) -> list[Value]:
         return note(results), arrays_of(residuals)
 
     def backward(residuals: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
-        return _backward(step, wrap(residuals, held), wrap(cotangents, kept), operands)
+        with step.explained():
+            return _backward(step, wrap(residuals, held), wrap(cotangents, kept), operands)
 
     function.defvjp(forward, backward, symbolic_zeros=True)
     return wrap(function(*arrays_of(operands)), kept)
@@ -93,7 +94,7 @@ def _backward(step: Step, residuals: list[Value], cotangents: list[Value], opera
 
     def run(*arrays: Any) -> list[Any]:
         found = iter(arrays)
-        given = [SymbolicZero(_original(v)) if type(v.array) is SymbolicZero else next(found) for v in values]
+        given = [_wide_zero(value) if type(value.array) is SymbolicZero else next(found) for value in values]
         results = step.params['bwd'].call_wrapped(*given)
         results = results[0] if isinstance(results, tuple) else results  # JAX 0.11.1 and later: logs beside them
         there[:] = [isinstance(result, jax.Array) or hasattr(result, '__array__') for result in results]
@@ -122,6 +123,10 @@ def _instantiate(value: Value) -> Value:
     if type(value.array) is not SymbolicZero:
         return value
     return Value(jnp.zeros(value.array.shape, value.array.dtype), value.kept)
+
+
+def _wide_zero(value: Value) -> SymbolicZero:
+    return SymbolicZero(value.array.aval.update(shape=value.sizes))
 
 
 def _original(value: Value) -> Any:

@@ -86,8 +86,23 @@ def twice(x):
 
 twice.defvjp(lambda x: ((jnp.sin(x), x), x), lambda x, ups: (ups[0] * x + ups[1],))
 
+
+@jax.custom_vjp
+def counted(x):
+    return jnp.sin(x), x
+
+
+def counted_backward(x, ups):
+    """Zeros stay symbols, of the original shape."""
+    zeros = [up for up in ups if isinstance(up, jax.custom_derivatives.SymbolicZero)]
+    return (sum(up * (x + zeros[0].shape[-1]) for up in ups if up is not zeros[0]),)
+
+
+counted.defvjp(lambda x: ((jnp.sin(x.value), x.value), x.value), counted_backward, symbolic_zeros=True)
+
 MIDDLES = {
     'relu at zero': lambda h, s: (jax.nn.relu(h - jax.lax.stop_gradient(h)) + 1) * s,
+    'of two results one, told so': lambda h, s: counted(h)[0] * s,
     'of two results one': lambda h, s: twice(h)[0] * s,
     'relu6, silu, gelu': lambda h, s: jax.nn.relu6(h) + jax.nn.silu(h * s) + jax.nn.gelu(h),
     'softplus and logsumexp': lambda h, s: jax.nn.softplus(h) * jax.nn.sigmoid(s) + jnp.logaddexp(h, s),

@@ -179,6 +179,31 @@ def test_the_source_at_other_widths_is_another_function():
     assert np.abs(plain - replayed).max() > 0.1
 
 
+FREED = {'residual': 'stem', 'heads': 'q', 'norm': 'up', 'recurrent': 'z'}
+
+
+@pytest.mark.parametrize('case', FREED)
+def test_groups_that_need_not_run_at_other_widths(case):
+    """What the tracer protects only because the source fixes widths can be pruned where the program is replayed."""
+    apply, structs, _, inputs = CASES[case]
+    proven, found = (graph.trace(apply, structs, inputs, prove=prove) for prove in (True, False))
+    assert proven.group_of(FREED[case]).protected and not found.group_of(FREED[case]).protected
+    plan, whole = prune_all(found), draw(structs)
+    run = replay(apply, structs, plan)
+    expected, actual = both(apply, run, pruning.mask(whole, plan), pruning.slice_variables(whole, plan), inputs)
+    close(actual, expected)
+
+
+def prune_all(found):
+    """A plan that keeps three channels of every group that can be pruned."""
+    free = [group for group in found.groups if group.protected is None]
+    index = {layer.name: layer.index for layer in found.layers}
+    layers = [
+        PlanLayer(index[group.layers[0]], group.name, group.channels, (0, 2, group.channels - 1)) for group in free
+    ]
+    return Plan(tuple(layers)).on(found)
+
+
 class Net(nn.Module):
     """A residual block with a fixed width, batch norms and dropout."""
 
@@ -201,12 +226,9 @@ def network():
         structs = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
         variables = jax.tree.map(np.abs, draw(structs))
         found = graph.trace(model.apply, structs, IMAGES, prove=False)
-        free = [group for group in found.groups if group.protected is None]
-        keep = {group.name: (1, 2, group.channels - 1) for group in free}
-        index = {layer.name: layer.index for layer in found.layers}
-        layers = [PlanLayer(index[group.layers[0]], group.name, group.channels, keep[group.name]) for group in free]
-        assert sorted(group.channels for group in free) == [6, 8]
-        return model, variables, Plan(tuple(layers)).on(found)
+        plan = prune_all(found)
+        assert sorted(plan.channels.values()) == [6, 8]
+        return model, variables, plan
 
 
 def test_plan(network):

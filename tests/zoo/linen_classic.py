@@ -160,7 +160,7 @@ class PreActResNet(nn.Module):
     'linen_resnet_preactivation',
     prunable=4,
     # Its blocks compare a shape with a field, so at other widths they would be others.
-    protected={'head': 'output', 'stem': 'other widths', 'blocks_?/Conv_1': 'other widths'},
+    protected={'head': 'output', 'stem': 'other widths', 'blocks_[01]/Conv_1': 'other widths'},
 )
 def resnet_preactivation():
     return case(PreActResNet(), IMAGES, train=False)

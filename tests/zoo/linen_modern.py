@@ -95,7 +95,7 @@ class RepVGG(nn.Module):
     'linen_repvgg',
     prunable=1,
     # A block has an identity branch where its input has as many channels as a field says.
-    protected={'Dense_0': 'output', 'RepVGGBlock_[01]/conv?': 'other widths'},
+    protected={'Dense_0': 'output', 'RepVGGBlock_*': 'other widths'},
 )
 def repvgg():
     return case(RepVGG(), IMAGES, train=False)

@@ -1,7 +1,7 @@
 """A plain function of a nested dictionary: trained with a group lasso, pruned in four steps, fine-tuned in between.
 
-Run it with `python examples/plain_function.py`; it takes less than a minute on two cores. The data are drawn here: three
-spirals in the plane, and the class of a point is its arm.
+Run it with `python examples/plain_function.py`; it takes less than a minute on two cores. The data are drawn here:
+three spirals in the plane, and the class of a point is its arm.
 """
 
 import functools
@@ -70,11 +70,13 @@ def train(params: Any, optimizer: optax.GradientTransformation, steps: int, seed
     return params
 
 
-def measure(params: Any) -> dict[str, float]:
-    """Accuracy on points that were not trained on, and costs for one point."""
-    points, labels = draw(2048, seed=99)
+predict = jax.jit(apply)
+
+
+def measure(params: Any, points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, and costs for one point."""
     costs = planned_costs(jaxprune.Plan().on(jaxprune.trace(apply, params, points[:1])))
-    return {'accuracy': float(np.mean(np.argmax(jax.jit(apply)(params, points), -1) == labels)), **costs}
+    return {'accuracy': float(np.mean(np.argmax(predict(params, points), -1) == labels)), **costs}
 
 
 def main(
@@ -82,32 +84,32 @@ def main(
 ) -> dict[str, dict[str, float]]:
     """Trains, prunes and fine-tunes; returns what each of the networks reaches and costs."""
     params = init(width, blocks)
-    points = draw(64, seed=98)[0]
+    points, labels = draw(2048, seed=99)  # none of them is trained on
     graph = jaxprune.trace(apply, params, points[:1])
 
     # The penalty draws whole channels to zero while the network is trained, so that pruning will hurt less.
     penalty = regularise.group_lasso(graph, strength=1e-3)
     params = train(params, optax.adam(3e-3), steps, seed=0, penalty=penalty)
-    found = {'trained': measure(params)}
+    found = {'trained': measure(params, points, labels)}
 
-    # A sixteenth of the channels inside the blocks stays, a quarter of those between them (`stem`: the blocks add to it); not at
-    # once, but step by step. No shape changes meanwhile, and what was removed stays at zero.
+    # A sixteenth of the channels inside the blocks stays, and a quarter of those between them (`stem`, which the blocks
+    # add to). They go step by step; no shape changes meanwhile, and what was removed stays at zero.
     rates = {'blocks/*/up': 0.0625, 'stem': 0.25}
     plan, make = None, functools.partial(jaxprune.select_channels, graph, criterion='l2', min_channels=4)
-    found['sliced'] = measure(jaxprune.slice(params, make(params, keep=rates)))
+    found['sliced'] = measure(jaxprune.slice(params, make(params, keep=rates)), points, labels)
     for iteration, keep in enumerate(schedule(rates, iterations, shape='cubic')):
         plan = make(params, keep=keep, within=plan)
         params = jaxprune.mask(params, plan)
         params = train(params, regularise.masked(optax.adam(1e-3), plan), tuning_steps, seed=iteration)
-        row = measure(jaxprune.slice(params, plan))
+        row = measure(jaxprune.slice(params, plan), points, labels)
         print(f'step {iteration}: accuracy {row["accuracy"]:.3f}, {row["parameters"]:,.0f} parameters')
     assert plan is not None
 
     small = jaxprune.slice(params, plan)
-    masked = np.asarray(apply(params, points))
-    np.testing.assert_allclose(apply(small, points), masked, atol=1e-4 * np.abs(masked).max())
+    masked = predict(params, points)
+    np.testing.assert_allclose(predict(small, points), masked, atol=1e-4 * np.abs(masked).max())
     found['sliced'] |= {'planned': planned_costs(plan)['parameters']}
-    found['tuned'] = measure(small)
+    found['tuned'] = measure(small, points, labels)
     for name, row in found.items():
         print(f'{name:8} accuracy {row["accuracy"]:.3f} parameters {row["parameters"]:,.0f} MACs {row["macs"]:,.0f}')
     return found

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jaxprune.pipeline import prune
     from jaxprune.pruning import Plan, mask, select_channels, verify
     from jaxprune.pruning import slice_variables as slice
+    from jaxprune.replaying import replay
 
 _HOMES = {
     'Plan': ('jaxprune.pruning', 'Plan'),
@@ -23,6 +24,7 @@ _HOMES = {
     'mask': ('jaxprune.pruning', 'mask'),
     'predict': ('jaxprune.models', 'predict'),
     'prune': ('jaxprune.pipeline', 'prune'),
+    'replay': ('jaxprune.replaying', 'replay'),
     'resize': ('jaxprune.frameworks', 'resize'),
     'save': ('jaxprune.checkpoint', 'save'),
     'select_channels': ('jaxprune.pruning', 'select_channels'),
@@ -40,6 +42,7 @@ __all__ = [
     'mask',
     'predict',
     'prune',
+    'replay',
     'resize',
     'save',
     'select_channels',

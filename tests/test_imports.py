@@ -18,7 +18,7 @@ LEVELS = (
     ('trees', 'resources', 'files', 'progress'),
     ('frameworks',),
     ('graph', 'detection', 'downloads'),
-    ('pruning', 'models', 'replay'),
+    ('pruning', 'models', 'replaying'),
     ('data', 'evaluation', 'checkpoint', 'weights_convert'),
     ('sensitivity', 'training', 'export'),
     ('report',),

@@ -2,8 +2,23 @@
 
 from jaxprune.graph._activations import activations
 from jaxprune.graph._cost import Cost
+from jaxprune.graph._record import describe
+from jaxprune.graph._registry import scan_counts
 from jaxprune.graph._svg import to_svg
 from jaxprune.graph._trace import differences, trace
 from jaxprune.graph._types import Edge, Graph, Group, LayerInfo, Slot
 
-__all__ = ['Cost', 'Edge', 'Graph', 'Group', 'LayerInfo', 'Slot', 'activations', 'differences', 'to_svg', 'trace']
+__all__ = [
+    'Cost',
+    'Edge',
+    'Graph',
+    'Group',
+    'LayerInfo',
+    'Slot',
+    'activations',
+    'describe',
+    'differences',
+    'scan_counts',
+    'to_svg',
+    'trace',
+]

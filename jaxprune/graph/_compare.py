@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,11 +45,11 @@ class Comparison:
     finding where it meets ids, or where it decides on what is computed, or is part of the output.
     """
 
-    def __init__(self, steps: Sequence[Step], small: core.ClosedJaxpr, kept: Kept, groups: Ids) -> None:
-        """`steps`: of the walk through the whole program; `small`: the other program; `kept` and `groups`: per id."""
+    def __init__(self, steps: Sequence[Step], programs: Sequence[core.ClosedJaxpr], kept: Kept, groups: Ids) -> None:
+        """`steps`: of the walk through the first of the two programs; `kept` and `groups`: per id."""
         # An equation comes before those of its body, so that what it passes on is known there.
         self._steps = sorted(steps, key=lambda step: step.place)
-        self._equations, self._constants = _by_place(small)
+        self._whole, self._small = (_Program(program) for program in programs)
         self._kept = kept
         self._groups = groups
         self._wrong: set[int] = set()
@@ -61,15 +61,21 @@ class Comparison:
         for step in self._steps:
             found += self._constant(step) if step.equation is None else self._check(step)
         places = {step.place for step in self._steps if step.equation is not None}
-        if extra := self._equations.keys() - places:
-            equation = self._equations[min(extra)]
+        walked = {place[:-1] for place in places}
+        if extra := [place for place in self._small.equations if place not in places and place[:-1] in walked]:
+            equation = self._small.equations[min(extra)]
             found.append(Finding(f'{describe(equation)} is there at other widths only', soft=False))
+        found += [
+            Finding('the function returns other values at other widths', soft=False)
+            for body in walked
+            if not _equal(self._whole.returned[body], self._small.returned.get(body))
+        ][:1]
         if any(id(value) in self._changed for value in outputs):
             found.append(Finding('the output uses a number that depends on its width', soft=True))
         return found
 
     def _constant(self, step: Step) -> list[Finding]:
-        others = self._constants.get(step.place, ())
+        others = self._small.constants.get(step.place, ())
         if len(others) != len(step.constants):
             return [Finding('the function closes over other arrays at other widths', soft=False)]
         pairs = zip(step.results, step.constants, others, strict=True)
@@ -82,7 +88,7 @@ class Comparison:
             return []
         ids = self._known(step.operands)
         where = describe(step.equation, step.callers)
-        other = self._equations.get(step.place)
+        other = self._small.equations.get(step.place)
         if other is None or other.primitive is not step.equation.primitive:
             self._wrong |= {id(result) for result in step.results}
             return [Finding(f'{where} is another operation at other widths', soft=False, place=step.place)]
@@ -95,7 +101,9 @@ class Comparison:
         changed = [
             operand
             for operand, first, second in zip(step.operands, step.equation.invars, other.invars, strict=True)
-            if id(operand) in self._changed or not _equal(*(getattr(atom, 'val', None) for atom in (first, second)))
+            if id(operand) in self._changed
+            or _stretched(step, other, operand, second)
+            or not _equal(*(getattr(atom, 'val', None) for atom in (first, second)))
         ]
         self._changed |= {id(operand) for operand in changed}
         decides = step.equation.primitive.name in _LOOPS and (changed or self._changes_inside(step))
@@ -110,12 +118,14 @@ class Comparison:
     def _changes_inside(self, step: Step) -> bool:
         depth = len(step.place)
         inside = (each for each in self._steps if each.place[:depth] == step.place and len(each.place) > depth)
-        return any(not _equal_literals(each, self._equations.get(each.place)) for each in inside)
+        return any(not _equal_literals(each, self._small.equations.get(each.place)) for each in inside)
 
     def _follows(self, step: Step, other: Any) -> bool:
         """Whether the other equation does the same to what is kept."""
         first = step.equation
-        if len(first.invars) != len(other.invars) or len(first.outvars) != len(other.outvars):
+        if self._whole.wiring[step.place] != self._small.wiring[step.place]:
+            return False
+        if len(first.outvars) != len(other.outvars):
             return False
         keys = [key for key in first.params if key not in _SIZES]
         if any(bodies(first)):
@@ -144,7 +154,7 @@ class Comparison:
 
 
 def _any_size(axis: Axis) -> bool:
-    return axis.ids is None and axis.uniform
+    return axis.ids is None and (axis.uniform or axis.runs > 1)
 
 
 def _stays(axis: Axis, kept: Kept) -> Bool[np.ndarray, 'size']:
@@ -176,21 +186,60 @@ def _same_padding(kept: Kept, operand: Value, first: Any, second: Any) -> bool:
 _PLACES: dict[str, Callable[[Kept, Value, Any, Any], bool]] = {'slice': _same_slice, 'pad': _same_padding}
 
 
-def _by_place(program: core.ClosedJaxpr) -> tuple[dict[Place, Any], dict[Place, Sequence[Any]]]:
-    """All equations, also those of bodies, and the constants of the program and of all bodies."""
-    equations: dict[Place, Any] = {}
-    constants: dict[Place, Sequence[Any]] = {}
+class _Program:
+    """A program by places.
 
-    def visit(body: Any, place: Place) -> Iterator[tuple[Place, Any]]:
-        constants[place] = getattr(body, 'consts', ())
-        for number, equation in enumerate(getattr(body, 'jaxpr', body).eqns):
+    Attributes:
+      equations: also those of bodies.
+      constants: of the program and of all bodies, by the place of the body.
+      wiring: for each equation, where its operands come from.
+      returned: for the program and all bodies, where their results come from, and literals among them.
+    """
+
+    def __init__(self, program: core.ClosedJaxpr) -> None:
+        self.equations: dict[Place, Any] = {}
+        self.constants: dict[Place, Sequence[Any]] = {}
+        self.wiring: dict[Place, Sequence[Any]] = {}
+        self.returned: dict[Place, Sequence[Any]] = {}
+        self._visit(program, ())
+
+    def _visit(self, body: Any, place: Place) -> None:
+        jaxpr = getattr(body, 'jaxpr', body)
+        self.constants[place] = getattr(body, 'consts', ())
+        sources: dict[Any, Any] = {var: number for number, var in enumerate([*jaxpr.constvars, *jaxpr.invars])}
+        for number, equation in enumerate(jaxpr.eqns):
             inner = (*place, number)
-            yield inner, equation
+            self.equations[inner] = equation
+            self.wiring[inner] = [None if isinstance(atom, core.Literal) else sources[atom] for atom in equation.invars]
+            sources |= {var: (number, result) for result, var in enumerate(equation.outvars)}
             for part, each in bodies(equation):
-                yield from visit(each, (*inner, part))
+                self._visit(each, (*inner, part))
+        self.returned[place] = [
+            ('literal', atom.val) if isinstance(atom, core.Literal) else sources[atom] for atom in jaxpr.outvars
+        ]
 
-    equations.update(visit(program, ()))
-    return equations, constants
+
+def _stretched(step: Step, other: Any, operand: Value, atom: Any) -> bool:
+    """Whether the equation adds up equal numbers along an axis that has another length."""
+    sizes = getattr(atom.aval, 'shape', ())
+    places = _summed_axes(step, 0 if operand is step.operands[0] else 1)
+    return any(_any_size(operand.axes[place]) and operand.axes[place].size != sizes[place] for place in places)
+
+
+def _summed_axes(step: Step, number: int) -> Sequence[int]:
+    """Axes of an operand along which the equation sums, and not over channels of the other operand."""
+    name, parameters = step.equation.primitive.name, step.equation.params
+    if name in ('reduce_sum', 'reduce_prod', 'reduce_xor'):
+        return list(parameters['axes'])
+    if name in ('dot_general', 'conv_general_dilated'):
+        pairs = list(zip(*parameters['dimension_numbers'][0], strict=True)) if name == 'dot_general' else []
+        if name != 'dot_general':
+            pairs = [(parameters['dimension_numbers'].lhs_spec[1], parameters['dimension_numbers'].rhs_spec[1])]
+        left, right = step.operands[:2]
+        return [pair[number] for pair in pairs if left.axes[pair[0]].ids is None and right.axes[pair[1]].ids is None]
+    if name in ('cumsum', 'cumprod', 'cumlogsumexp', 'sort', 'reduce_window_sum') or name.startswith('scatter'):
+        return range(len(step.operands[number].axes))
+    return []
 
 
 def _equal_literals(step: Step, other: Any) -> bool:
@@ -210,4 +259,6 @@ def _equal(first: Any, second: Any) -> bool:
             return False
         both = np.asarray(first), np.asarray(second)
         return bool(np.array_equal(*both, equal_nan=both[0].dtype.kind in 'fc'))
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_equal, first, second))
     return bool(first == second)

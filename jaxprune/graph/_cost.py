@@ -57,6 +57,7 @@ def sum_of_products(
     factor, groups = np.repeat(rows, sizes), np.where(ids >= 0, group_of_id[ids], -1)
     free = groups >= 0
     shape = (len(fixed), len(channels))
-    share = sparse.coo_array((1 / channels[groups[free]], (factor[free], groups[free])), shape=shape).tocsr()
+    share = sparse.coo_array((np.ones(free.sum()), (factor[free], groups[free])), shape=shape).tocsr()
+    share.data /= channels[share.indices]
     fixed[rows] = np.bincount(factor[~free], minlength=len(fixed))[rows]
     return Cost(np.array([scale for scale, _ in terms]), fixed.reshape(len(terms), width), share)

@@ -1,19 +1,21 @@
 """Groups, from which elements can only be removed together."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from jaxprune.graph._record import Record
+from jaxprune.graph._record import Protection, Record
 from jaxprune.graph._types import Group, Role, Slot
 from jaxprune.graph._values import NONE, Ids
 
 Axes = Int[np.ndarray, 'axes']
 
+DIVIDED = 'something is divided by its channels, which a mask sets to zero'
+ALONE = 'it is the only channel that is left'
 OUTPUT = 'its channels are the output of the model'
 _FREE, _SOFT, _HARD = range(3)
 
@@ -62,13 +64,12 @@ def solve(record: Record, owner: Ids, names: Sequence[str]) -> Solution:
     axis_of = record.leaves.axis_of
     classes = _components(len(axis_of), record.pairs)
     produced, kernels, read = (_axes(record, ids) for ids in (record.produced, record.kernels, record.read))
-    bounds, reasons = _protections(record, classes)
-    groups = _alike(classes, axis_of, bounds[classes])
+    masked = _masked(record)
+    bounds, reasons = _protections(record, classes, masked)
+    groups = _alike(record, classes, bounds[classes])
     made = np.zeros(groups.max(initial=0) + 1, bool)
     made[groups[np.isin(axis_of, produced)]] = True
     groups = np.where(made[groups], groups, NONE)
-    masked = np.zeros(len(axis_of), bool)
-    masked[np.concatenate([*record.masked, np.empty(0, int)])] = True
     return Solution(record, owner, names, classes, groups, reasons, bounds, produced, kernels, read, masked)
 
 
@@ -117,24 +118,45 @@ def _components(size: int, pairs: Sequence[np.ndarray]) -> Ids:
     return csgraph.connected_components(links, directed=False)[1]
 
 
-def _protections(record: Record, classes: Ids) -> tuple[Ids, dict[int, str]]:
+def _masked(record: Record) -> Bool[np.ndarray, 'ids']:
+    masked = np.zeros(len(record.leaves.axis_of), bool)
+    masked[np.concatenate([*record.masked, np.empty(0, int)])] = True
+    return masked
+
+
+def _divided_by_zero(record: Record, masked: Bool[np.ndarray, 'ids']) -> Iterator[Protection]:
+    """Where a mask would make something zero by which something is divided."""
+    # A mask sets all places of a group on an axis to zero, or none.
+    touched = np.isin(record.leaves.axis_of, record.leaves.axis_of[masked])
+    for rows in record.singular:
+        zero = np.all((rows == NONE) | ((rows >= 0) & touched[rows]), axis=0) & np.any(rows >= 0, axis=0)
+        if zero.any():
+            yield Protection(rows[:, zero][rows[:, zero] >= 0], DIVIDED, soft=True)
+
+
+def _protections(record: Record, classes: Ids, masked: Bool[np.ndarray, 'ids']) -> tuple[Ids, dict[int, str]]:
+    protections = [*record.protections, *_divided_by_zero(record, masked)]
     bounds = np.full(classes.max(initial=0) + 1, _FREE)
     reasons: dict[int, str] = {}
     for bound in (_SOFT, _HARD):
-        for protection in [each for each in record.protections if each.soft == (bound == _SOFT)]:
+        for protection in [each for each in protections if each.soft == (bound == _SOFT)]:
             concerned = np.unique(classes[protection.ids])
             reasons |= dict.fromkeys(concerned[bounds[concerned] != bound].tolist(), protection.reason)
             bounds[concerned] = bound
     return bounds, reasons
 
 
-def _alike(classes: Ids, axis_of: Ids, bounds: Ids) -> Ids:
-    """Per id, a number that classes share which have as many ids on the same axes and the same bound."""
+def _alike(record: Record, classes: Ids, bounds: Ids) -> Ids:
+    """Per id, a number that classes share which have as many ids on the same axes (and sides of cuts) and one bound."""
+    axis_of = record.leaves.axis_of
     draw = np.random.default_rng(0)
     marks = draw.integers(0, 2**63, axis_of.max(initial=0) + 1, np.uint64)
     sums = np.zeros(classes.max(initial=0) + 1, np.uint64)
     # A sum of random numbers stands for the multiset of axes: equal sums of unlike classes do not happen.
     np.add.at(sums, classes, marks[axis_of])
+    for sides in record.cuts:
+        for ids in sides:
+            np.add.at(sums, classes[ids[ids >= 0]], draw.integers(0, 2**63, dtype=np.uint64))
     sums[classes] += draw.integers(0, 2**63, _HARD + 1, np.uint64)[bounds]
     return np.unique(sums, return_inverse=True)[1][classes]
 
@@ -150,6 +172,8 @@ def _group(solution: Solution, ids: Ids, approximate: bool) -> Group:
     )
     kind = solution.classes[ids[0]]
     reason = solution.reasons.get(int(kind))
+    if channels == 1 and reason is None:
+        reason = ALONE
     allowed = approximate and solution.bounds[kind] == _SOFT
     return Group(NONE, '', layers, channels, slots, None if allowed else reason, reason if allowed else None)
 

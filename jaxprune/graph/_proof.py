@@ -78,7 +78,7 @@ class Proof:
         Afterwards `choices` and `protections` take account of it.
         """
         free = [group for group in graph.groups if group.protected is None and group.approximate is None]
-        suspects = self._suspects([group for group in free if group.channels > 1])
+        suspects = self._confirmed([group for group in free if group.channels > 1])
         for index, findings in suspects.items():
             ids = np.flatnonzero(self._group_of_id == index)
             hard = [finding for finding in findings if not finding.soft]
@@ -86,6 +86,20 @@ class Proof:
                 worst = (hard or findings)[0]
                 self.protections.append(Protection(ids, worst.reason, worst.soft))
         return bool(suspects)
+
+    def _confirmed(self, groups: Sequence[Group]) -> Suspects:
+        """Groups that contradict at two draws of widths, all together or alone.
+
+        At one draw alone two widths may happen to be equal, or two that differ keep their ratio.
+        """
+        first, second = (self._suspects(groups, draw) for draw in (0, 1))
+        confirmed = {index: findings for index, findings in first.items() if index in second}
+        for group in groups:
+            if group.index in first.keys() ^ second.keys():
+                alone = [self._suspects([group], draw) for draw in (2, 3)]
+                if all(alone):
+                    confirmed |= alone[0]
+        return confirmed
 
     def check(self, kept: Kept) -> list[Finding]:
         """Differences between the program and that of the function with only the kept elements of its variables."""
@@ -95,7 +109,9 @@ class Proof:
             jax.ShapeDtypeStruct([axis.size for axis in value.axes], leaf.dtype)
             for leaf, value in zip(arrays, values, strict=True)
         ]
-        return Comparison(self._record.steps, self._program(small), kept, self._group_of_id).findings(self._outputs)
+        return Comparison(self._record.steps, (self.jaxpr, self._program(small)), kept, self._group_of_id).findings(
+            self._outputs
+        )
 
     def kept(self, removed: Sequence[tuple[Group, Ids]]) -> Kept:
         """Per id, whether it stays where these channels of these groups go."""
@@ -112,35 +128,35 @@ class Proof:
 
         return jax.make_jaxpr(run)(arrays, self.inputs)
 
-    def _probe(self, groups: Sequence[Group]) -> list[Finding]:
-        """Differences where about a third of the channels of these groups are gone, of no two alike."""
-        draw = np.random.default_rng(0)
+    def _probe(self, groups: Sequence[Group], draw: int) -> list[Finding]:
+        """Differences where some channels of these groups are gone: up to half, of every group another number."""
         removed = []
         for group in groups:
-            count = 1 + (group.index % max(1, group.channels // 3))
-            removed.append((group, draw.permutation(group.channels)[:count]))
+            rng = np.random.default_rng([draw, group.index])
+            count = int(rng.integers(1, max(2, group.channels // 2 + 1)))
+            removed.append((group, rng.permutation(group.channels)[:count]))
         return self.check(self.kept(removed))
 
-    def _suspects(self, groups: Sequence[Group]) -> Suspects:
+    def _suspects(self, groups: Sequence[Group], draw: int) -> Suspects:
         """Groups of which no channels may go, by as few programs as find them."""
         if not groups:
             return {}
         try:
-            findings = self._probe(groups)
+            findings = self._probe(groups, draw)
             if not findings or len(groups) == 1:
                 return {groups[0].index: findings} if findings else {}
-            parts = [(part, {_key(each) for each in self._probe(part)}) for part in _parts(groups)]
+            parts = [(part, {_key(each) for each in self._probe(part, draw)}) for part in _parts(groups)]
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = f'the function does not run at other widths ({lines[0]})'
-            return self._bisect(groups, Finding(reason, soft=False))
+            return self._bisect(groups, draw, Finding(reason, soft=False))
         suspects: Suspects = {}
         for finding in findings:
-            _add(suspects, self._culprits(finding, groups, parts))
+            _add(suspects, self._culprits(finding, draw, groups, parts))
         return suspects
 
     def _culprits(
-        self, finding: Finding, groups: Sequence[Group], parts: Sequence[tuple[Sequence[Group], set[Any]]]
+        self, finding: Finding, draw: int, groups: Sequence[Group], parts: Sequence[tuple[Sequence[Group], set[Any]]]
     ) -> Suspects:
         """Groups whose removal is enough for a finding, by the parts of all groups for which it was there or not."""
         missing = [part for part, keys in parts if _key(finding) not in keys]
@@ -148,12 +164,13 @@ class Proof:
         left = [group for group in groups if group.index not in innocent]
         if len(left) == 1:
             return {left[0].index: [finding]}
-        return self._bisect(left or groups, finding)
+        return self._bisect(left or groups, draw, finding)
 
-    def _bisect(self, groups: Sequence[Group], finding: Finding) -> Suspects:
+    def _bisect(self, groups: Sequence[Group], draw: int, finding: Finding) -> Suspects:
         """Groups that contradict on their own; all of them where only some together do."""
         middle = len(groups) // 2
-        suspects = _add(self._suspects(groups[:middle]), self._suspects(groups[middle:])) if middle else {}
+        halves = [self._suspects(half, draw) for half in (groups[:middle], groups[middle:])] if middle else [{}, {}]
+        suspects = _add(*halves)
         return suspects or {group.index: [finding] for group in groups}
 
     def _follow_otherwise(self, ids: Ids, places: set[Place | None]) -> bool:

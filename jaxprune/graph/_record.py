@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -52,6 +53,11 @@ class Work:
     scale: float
     axes: Sequence[Ids]
 
+    @property
+    def total(self) -> float:
+        """All of it, while nothing is removed."""
+        return self.scale * math.prod(len(ids) for ids in self.axes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Site:
@@ -101,6 +107,8 @@ class Record:
       contacts: for the edges.
       work: for the costs.
       sites: where channels are read.
+      cuts: parts of an axis, by their ids, that the code takes without regard to what is removed from the others.
+      singular: conditions for zero of values by which something is divided.
       steps: the whole walk.
       options: equations that could have been followed in another way.
     """
@@ -117,6 +125,8 @@ class Record:
     contacts: list[Contact] = dataclasses.field(default_factory=list)
     work: list[Work] = dataclasses.field(default_factory=list)
     sites: list[Site] = dataclasses.field(default_factory=list)
+    cuts: list[Sequence[Ids]] = dataclasses.field(default_factory=list)
+    singular: list[Rows] = dataclasses.field(default_factory=list)
     steps: list[Step] = dataclasses.field(default_factory=list)
     options: dict[Place, Option] = dataclasses.field(default_factory=dict)
     equation: Any = None
@@ -169,7 +179,10 @@ class Record:
             return varying[0].with_zeros(zeros)
         ids = labelled[0].known
         for axis in varying:
-            if axis.ids is not ids:
+            if axis.ids is None and axis.runs > 1:
+                # Of every run the same places go, so that runs stay of one length.
+                self.tie(ids.reshape(-1, axis.runs).T)
+            elif axis.ids is not ids:
                 self.unify(ids, axis.known)
                 ids = np.where(ids >= 0, ids, axis.known)
         sources = merge_rows(axis.sources for axis in labelled)
@@ -191,9 +204,11 @@ class Record:
         if not first.uniform and not second.uniform:
             self.unify(first.known, second.known)
         data, reader = (second, first) if kernel == 'first' else (first, second)
-        if kernel is not None and self._vanish(reader):
+        if kernel is not None:
             self._read(reader, data)
-        elif not self._vanish(data) and (kernel is not None or not self._vanish(reader)):
+        if kernel is not None and self._vanish(reader):
+            return
+        if not self._vanish(data) and (kernel is not None or not self._vanish(reader)):
             for axis in (first, second):
                 self.protect(axis.ids, 'sums over its channels, and nothing there can be set to zero', soft=True)
 
@@ -204,13 +219,14 @@ class Record:
 
     def apply_kernel(self, axis: Axis) -> Axis:
         """What a kernel's output axis becomes on the result: a space of its own."""
-        if axis.zeros is None:
+        if axis.ids is None:
             return axis
-        for row in axis.zeros:
+        written = axis.ids[None] if axis.zeros is None else axis.zeros
+        for row in written:
             if (row >= 0).any():
                 self.kernels.append(row)
                 self.produced.append(row)
-        return Axis(axis.size, axis.ids, sources=_written_by(axis.zeros[0]), zeros=axis.zeros)
+        return Axis(axis.size, axis.ids, sources=_written_by(written[0]), zeros=axis.zeros)
 
     def apply_grouped(self, data: Axis, kernel: Axis, outputs: Axis, groups: int) -> Axis:
         """The same for a kernel of which every part reads its own channels.
@@ -290,9 +306,9 @@ class Record:
         return True
 
     def _read(self, kernel: Axis, data: Axis) -> None:
-        assert kernel.zeros is not None
-        self.read.extend(row[row >= 0] for row in kernel.zeros)
-        self._touch(data, kernel.zeros[0], self.leaves.place_of(kernel.zeros[0]))
+        rows = kernel.known[None] if kernel.zeros is None else kernel.zeros
+        self.read.extend(row[row >= 0] for row in rows)
+        self._touch(data, rows[0], self.leaves.place_of(rows[0]))
 
     def _touch(self, data: Axis, kernel: Ids, places: Ids) -> None:
         if data.sources is not None:

@@ -1,6 +1,6 @@
 """One rule per primitive, and the walk that applies them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -52,6 +52,14 @@ def bodies(equation: Any) -> Iterator[tuple[int, Any]]:
             yield number, body
 
 
+def scan_counts(parameters: Mapping[str, Any]) -> tuple[int, int]:
+    """How many operands of a `scan` are constants, and how many its carry has, from its parameters."""
+    if 'num_consts' in parameters:
+        return parameters['num_consts'], parameters['num_carry']
+    constants, carry, _ = (len(list(part)) for part in parameters['ft_in'].unpack())  # from JAX 0.11 on
+    return constants, carry
+
+
 def walk_body(record: Record, equation: Any, number: int, operands: Sequence[Value]) -> list[Value]:
     """The results of the body of this number."""
     body = dict(bodies(equation))[number]
@@ -87,5 +95,5 @@ def walk(record: Record, jaxpr: core.Jaxpr, constants: Sequence[Any], arguments:
 
 def _constant(value: Any) -> Value:
     shape = np.shape(value)
-    number = not shape and jnp.issubdtype(jnp.result_type(value), jnp.number)
-    return fixed(shape, data=False, fill=float(np.real(value)) if number else None)
+    number = not shape and jnp.issubdtype(jnp.result_type(value), jnp.number) and not np.iscomplexobj(value)
+    return fixed(shape, data=False, fill=float(value) if number else None)

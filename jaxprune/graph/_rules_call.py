@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxprune.graph._record import Record
-from jaxprune.graph._registry import bodies, rule, unknown, walk_body
+from jaxprune.graph._registry import bodies, rule, scan_counts, unknown, walk_body
 from jaxprune.graph._values import Axis, Value, all_zeros, merge_rows
 
 _ROUNDS = 8
@@ -27,7 +27,14 @@ def call(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
 def cond(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """All branches; what they return lies side by side."""
     record.protect_value(operands[0], 'branches on it')
-    results = [walk_body(record, equation, number, operands[1:]) for number, _ in bodies(equation)]
+    results, work = [], []
+    for number, _ in bodies(equation):
+        start = len(record.work)
+        results.append(walk_body(record, equation, number, operands[1:]))
+        work.append(record.work[start:])
+        del record.work[start:]
+    # One of them runs: the dearest counts.
+    record.work += max(work, key=lambda terms: sum(term.total for term in terms), default=[])
     return [_beside(record, each) for each in zip(*results, strict=True)]
 
 
@@ -49,7 +56,7 @@ def while_loop(record: Record, equation: Any, operands: list[Value]) -> list[Val
 @rule('scan')
 def scan(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """The carry has the same channels before and after; other arrays are taken and given slice by slice."""
-    constants, carried = equation.params['num_consts'], equation.params['num_carry']
+    constants, carried = scan_counts(equation.params)
     for each in operands[constants + carried :]:
         record.protect(each.axes[0].ids, 'goes through its channels one by one')
     slices = [Value(each.axes[1:], each.data) for each in operands[constants + carried :]]

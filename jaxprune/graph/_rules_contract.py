@@ -59,9 +59,8 @@ def dot_general(record: Record, equation: Any, operands: list[Value]) -> list[Va
         if place not in {*used, *shared}
     ]
     result = Value((*batch, *free), left.data or right.data)
-    if result.data:
-        record.count('activations', result.axes)
-        record.count('macs', [*result.axes, *(left.axes[place] for place in contracted[0])])
+    record.count('activations', result.axes)
+    record.count('macs', [*result.axes, *(left.axes[place] for place in contracted[0])])
     return [result]
 
 

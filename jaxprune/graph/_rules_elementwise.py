@@ -16,9 +16,9 @@ _KEEP_ZERO = (
     'optimization_barrier sharding_constraint pvary device_put'
 )
 _OTHER = (
-    'acos acosh atan2 bessel_i0e bessel_i1e clz complex cos cosh digamma eq erfc exp exp2 ge gt '
-    'igamma igamma_grad_a igammac is_finite le lgamma log logistic lt ne nextafter not '
-    'polygamma population_count pow regularized_incomplete_beta rem rsqrt shift_left shift_right_arithmetic '
+    'acos acosh atan2 bessel_i0e bessel_i1e clz complex cos cosh eq erfc exp exp2 ge gt '
+    'igamma igamma_grad_a igammac is_finite le logistic lt mulhi ne nextafter not '
+    'polygamma population_count regularized_incomplete_beta rem one_minus_square shift_left shift_right_arithmetic '
     'shift_right_logical zeta'
 )
 _SAME_FILL = {'convert_element_type', 'stop_gradient', 'copy', 'copy_p', 'name', 'reduce_precision'}
@@ -30,6 +30,9 @@ Neutral = Callable[[float, int], bool]
 def elementwise(record: Record, equation: Any, operands: Sequence[Value], zeros: Any = None) -> list[Value]:
     """Elements at the same place belong together; `zeros(place)` is the condition for zero along an axis."""
     data = any(operand.data for operand in operands)
+    if not data:
+        # A kernel goes by its own ids, not by those of a scale.
+        operands = sorted(operands, key=lambda operand: -sum(axis.ids is not None for axis in operand.axes))
     ranked = [operand.axes for operand in operands if operand.axes]
     if not ranked:
         return [Value((), data)]
@@ -55,7 +58,7 @@ def unary(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
 def integer_pow(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """Zero stays zero under a positive power only."""
     positive = equation.params['y'] > 0
-    return unary(record, equation, operands) if positive else elementwise(record, equation, operands)
+    return unary(record, equation, operands) if positive else singular(record, equation, operands)
 
 
 def _sums(neutral: Neutral) -> Any:
@@ -99,9 +102,24 @@ def product(record: Record, equation: Any, operands: list[Value]) -> list[Value]
 def div(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     """A quotient is zero where the numerator is, unless the denominator may vanish with it."""
     numerator, denominator = operands
-    if any(axis.zeros is not None for axis in denominator.axes):
-        return elementwise(record, equation, operands)
-    return elementwise(record, equation, operands, lambda place: _any([numerator], place))
+    _singular(record, denominator)
+
+    def zeros(place: int) -> Rows | None:
+        vanishes = bool(denominator.axes) and denominator.axes[place].zeros is not None
+        return None if vanishes else _any([numerator], place)
+
+    return elementwise(record, equation, operands, zeros)
+
+
+@rule('rsqrt', 'log', 'log2', 'pow', 'digamma', 'lgamma')
+def singular(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Not finite at zero (a power may be)."""
+    _singular(record, operands[0])
+    return elementwise(record, equation, operands)
+
+
+def _singular(record: Record, value: Value) -> None:
+    record.singular.extend(axis.zeros for axis in value.axes if axis.zeros is not None)
 
 
 def _own_axes(value: Value) -> int:

@@ -84,10 +84,12 @@ def sort(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
 
 @rule('top_k', 'approx_top_k')
 def top_k(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
-    """Values and places of the largest elements along the last axis."""
+    """Values and places of the largest elements along one axis."""
     (operand,) = operands
-    last = _joined(record, operand.axes[-1], equation.outvars[0].aval.shape[-1])
-    return [_no_zeros(Value((*operand.axes[:-1], last), operand.data))] * 2
+    along = equation.params.get('axis', equation.params.get('reduction_dimension', -1)) % len(operand.axes)
+    axes = list(operand.axes)
+    axes[along] = _joined(record, axes[along], equation.outvars[0].aval.shape[along])
+    return [_no_zeros(Value(tuple(axes), operand.data))] * 2
 
 
 @rule('fft')

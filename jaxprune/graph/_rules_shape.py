@@ -1,9 +1,12 @@
 """Rules for primitives that move elements."""
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.lax import GatherScatterMode
 from jaxtyping import Int
 
 from jaxprune.graph._record import Record
@@ -30,7 +33,7 @@ def broadcast_in_dim(record: Record, equation: Any, operands: list[Value]) -> li
     for axis, place in zip(operand.axes, equation.params['broadcast_dimensions'], strict=True):
         if axis.size == axes[place].size:
             axes[place] = axis
-        else:
+        elif axes[place].size:
             record.protect(axis.ids, 'repeats its channel')
     return [Value(tuple(axes), operand.data, operand.fill)]
 
@@ -58,8 +61,9 @@ def concatenate(record: Record, equation: Any, operands: list[Value]) -> list[Va
     """One after the other along one axis, side by side along the others."""
     along = equation.params['dimension']
     data = any(operand.data for operand in operands)
+    fills = [operand.fill for operand in operands]
     axes = [
-        concatenate_axes(each) if place == along else record.combine(list(each), all_zeros(each))
+        concatenate_axes(each, fills) if place == along else record.combine(list(each), all_zeros(each))
         for place, each in enumerate(zip(*(operand.axes for operand in operands), strict=True))
     ]
     return [Value(tuple(axes), data)]
@@ -112,6 +116,8 @@ def split(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     parts = np.split(whole[along], ends[:-1])
     if len({len(part) for part in parts}) == 1:
         _tie_parts(record, operand.axes[along], parts[0], along)
+    elif (ids := operand.axes[along].ids) is not None:
+        record.cuts.append(np.split(ids, ends[:-1]))
     return [_take(operand, [*whole[:along], part, *whole[along + 1 :]]) for part in parts]
 
 
@@ -135,8 +141,10 @@ def pad(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
         span = np.full(size, NONE)
         span[places[inside]] = np.flatnonzero(inside)
         spans.append(span)
+        if not inside.all():
+            record.protect(axis.ids, 'cuts off some of its channels')
     padded = _take(operand, spans)
-    grown = {place for place, (axis, size) in enumerate(zip(operand.axes, sizes, strict=True)) if size > axis.size}
+    grown = {place for place, widths in enumerate(equation.params['padding_config']) if max(widths) > 0}
     keeps = [operands[1].fill == 0 or grown <= {place} for place in range(len(sizes))]
     axes = [axis if keep else axis.with_zeros(None) for axis, keep in zip(padded.axes, keeps, strict=True)]
     return [Value(tuple(axes), any(each.data for each in operands))]
@@ -166,6 +174,8 @@ def gather(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
             whole = _whole(record, axis, size)
             # Looked up by data, a table of parameters produces channels: an embedding.
             axes[next(targets)] = record.apply_kernel(whole) if operand.is_kernel and indices.data else whole
+    if equation.params['mode'] == GatherScatterMode.FILL_OR_DROP and equation.params['fill_value'] != 0:
+        axes = [axis.with_zeros(None) for axis in axes]
     return [Value(tuple(axes), any(each.data for each in operands))]
 
 
@@ -225,8 +235,11 @@ def _tie_parts(record: Record, axis: Axis, span: Ids, step_number: int) -> None:
     """Where a part of the channels is taken, all parts shrink alike: `x[..., :size // 2]`, `x[..., ::2]`."""
     if axis.ids is None or _is_whole(axis, span):
         return
+    if not len(span):
+        record.protect(axis.ids, 'takes none of its channels')
+        return
     size, step = len(span), int(span[1] - span[0]) if len(span) > 1 else 1
-    if step == 1 and axis.size % size == 0 and span[0] % size == 0:
+    if step == 1 and size > 1 and axis.size % size == 0 and span[0] % size == 0:
         ways = [axis.known.reshape(-1, size).T, None]
     elif step > 1 and axis.size % step == 0:
         ways = [axis.known.reshape(-1, step)]
@@ -237,6 +250,8 @@ def _tie_parts(record: Record, axis: Axis, span: Ids, step_number: int) -> None:
         record.protect(axis.ids, 'takes some of its channels')
     elif (rows := ways[choice]) is not None:
         record.tie(rows)
+    else:
+        record.cuts.append(np.split(axis.ids, [span[0], span[-1] + 1]))
 
 
 def _take(value: Value, spans: Sequence[Ids]) -> Value:
@@ -284,7 +299,7 @@ def _move(record: Record, axes: list[Axis], sizes: list[int]) -> list[Axis]:
     uniform = all(axis.uniform or axis.size == 1 for axis in axes)
     blank = [Axis(size, uniform=uniform or size == 1) for size in sizes]
     if not carrying:
-        return blank
+        return [Axis(sizes[0], runs=_runs(axes))] if len(sizes) == 1 and not uniform else blank
     kept = carrying[0]
     if len(carrying) > 1:
         ids = np.concatenate([axes[place].known for place in carrying])
@@ -293,6 +308,12 @@ def _move(record: Record, axes: list[Axis], sizes: list[int]) -> list[Axis]:
         for place in set(carrying) - {kept}:
             record.protect(axes[place].ids, 'merges two axes of channels')
     return blank if kept == NONE else _follow(record, axes, kept, blank)
+
+
+def _runs(axes: Sequence[Axis]) -> int:
+    """How many neighbours are equal where axes are merged: the last ones that are uniform."""
+    last = itertools.takewhile(lambda axis: axis.uniform or axis.size == 1, reversed(axes))
+    return math.prod(axis.size for axis in last)
 
 
 def _follow(record: Record, axes: list[Axis], place: int, blank: list[Axis]) -> list[Axis]:

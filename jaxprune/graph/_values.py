@@ -29,6 +29,7 @@ class Axis:
       size: number of elements.
       ids: of the elements, or None where none of them can be removed.
       uniform: the value is the same all along the axis (it was broadcast), so it fits whatever is removed beside it.
+      runs: so many neighbours in a row are equal, because they were repeated: means of groups of channels.
       sources: who wrote each element: ids of kernels' output axes and, in the second row, of the last element of
         another layer (or NONE) that it met since (a scale, a learned offset).
       zeros: ids of elements of leaves; where all of a column are zero, the value is zero at that element, whatever the
@@ -40,6 +41,7 @@ class Axis:
     uniform: bool = False
     sources: Sources | None = None
     zeros: Rows | None = None
+    runs: int = 1
 
     def take(self, index: Ids) -> 'Axis':
         """The axis that holds the elements at `index`, and something without id where that is NONE."""
@@ -80,8 +82,8 @@ class Value:
 
     @property
     def is_kernel(self) -> bool:
-        """Whether it is made of parameters alone, and is zero where they are."""
-        return not self.data and any(axis.zeros is not None for axis in self.axes)
+        """Whether it is made of parameters alone."""
+        return not self.data and any(axis.ids is not None for axis in self.axes)
 
 
 def fixed(shape: Sequence[int], *, data: bool, fill: float | None = None) -> Value:
@@ -104,15 +106,18 @@ def all_zeros(axes: Iterable[Axis]) -> Rows | None:
     return None if any(each is None for each in rows) else merge_rows(rows)
 
 
-def concatenate_axes(axes: Sequence[Axis]) -> Axis:
-    """One axis with the elements of all, one after the other."""
+def concatenate_axes(axes: Sequence[Axis], fills: Sequence[float | None]) -> Axis:
+    """One axis with the elements of all, one after the other; `fills`: the numbers that they are full of, if any."""
     size = sum(axis.size for axis in axes)
     if all(axis.ids is None for axis in axes):
         return Axis(size)
     ids = np.concatenate([axis.known for axis in axes])
     zeros = None
     if any(axis.zeros is not None for axis in axes):
-        zeros = _join([axis.zeros for axis in axes], axes, NEVER)
+        nothing = [
+            np.full((1, axis.size), NONE) if fill == 0 else axis.zeros for axis, fill in zip(axes, fills, strict=True)
+        ]
+        zeros = _join(nothing, axes, NEVER)
     return Axis(size, ids, sources=_join([axis.sources for axis in axes], axes, NONE), zeros=zeros)
 
 

@@ -95,7 +95,7 @@ class RepVGG(nn.Module):
     'linen_repvgg',
     prunable=1,
     # A block has an identity branch where its input has as many channels as a field says.
-    protected={'Dense_0': 'output', 'RepVGGBlock_*': 'other widths'},
+    protected={'Dense_0': 'output', 'RepVGGBlock_[0-3]/*': 'other widths'},
 )
 def repvgg():
     return case(RepVGG(), IMAGES, train=False)

@@ -12,6 +12,7 @@ import pytest
 
 from jaxprune import graph, pruning
 from jaxprune.pruning import Plan, PlanLayer
+from jaxprune.replaying import replay
 
 from ._entry import Case, double, draw
 
@@ -75,18 +76,50 @@ class Compiled:
         # What is compiled here runs for microseconds.
         self._run = jax.jit(self._counted, compiler_options={'xla_backend_optimization_level': '0'})
 
-    def _counted(self, *arguments):
+    def _counted(self, arrays):
         self.count += 1
-        return self._function(*arguments)
+        given = iter(arrays)
+        leaves = [next(given) if _is_array(leaf) else leaf for leaf in self._leaves]
+        return self._function(*jax.tree.unflatten(self._structure, leaves))
 
     def __call__(self, *arguments):
-        leaves = jax.tree.leaves(self._run(*arguments))
-        return np.concatenate([np.ravel(leaf) for leaf in leaves])
+        """What modules hold beside arrays stays outside of what is compiled."""
+        self._leaves, self._structure = jax.tree.flatten(arguments)
+        found = jax.tree.leaves(self._run([leaf for leaf in self._leaves if _is_array(leaf)]))
+        return np.concatenate([np.ravel(leaf) for leaf in found])
+
+
+def _is_array(leaf):
+    return hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')
 
 
 def largest(array):
     assert np.isfinite(array).all()
     return np.abs(array).max()
+
+
+def verified_counts(this, rng):
+    """Random counts at which the function does not happen to branch: `if x.shape[-1] == 8`."""
+    for _ in range(5):
+        counts = random_counts(rng, this.graph)
+        plan = random_plan(rng, this.graph, counts)
+        removed = {layer.name: layer.removed for layer in plan.layers}
+        inputs = double(this.case.inputs)
+        if not graph.differences(this.case.apply, double(this.case.shapes), this.graph, removed, *inputs):
+            return counts
+    raise AssertionError('no counts are verified')
+
+
+def test_replayed_is_masked(entry):
+    """The original program at smaller widths computes what the masked one does, also where the source would not."""
+    case, rng = entry.make(), np.random.default_rng(6)
+    found = graph.trace(case.apply, double(case.shapes), *double(case.inputs), prove=False)
+    assert len(prunable(found)) >= len(prunable(study(entry).graph))
+    variables, inputs = draw(case.shapes), draw(case.inputs, seed=1)
+    plan = random_plan(rng, found, random_counts(rng, found))
+    masked = Compiled(case.apply)(pruning.mask(variables, plan), *inputs)
+    replayed = Compiled(replay(case.apply, variables, plan))(pruning.slice_variables(variables, plan), *inputs)
+    assert largest(masked - replayed) <= TOLERANCE * largest(masked)
 
 
 def test_masked_is_sliced(entry, plans):
@@ -97,7 +130,7 @@ def test_masked_is_sliced(entry, plans):
     whole = run(this.variables, *this.inputs)
     sets = min(MOST_SETS, max(2, plans // 5))
     for share in np.array_split(np.arange(plans), sets):
-        counts, small_run = random_counts(rng, this.graph), None
+        counts, small_run = verified_counts(this, rng), None
         for _ in share:
             plan = random_plan(rng, this.graph, counts)
             masked = run(pruning.mask(this.variables, plan), *this.inputs)
@@ -122,30 +155,49 @@ def test_slices_compose(entry):
     ]
     second = random_plan(rng, smaller, random_counts(rng, smaller))
     twice = pruning.slice_variables(once, second)
-    jax.tree.map(np.testing.assert_array_equal, twice, pruning.slice_variables(this.variables, first.then(second)))
+    jax.tree.map(assert_same, twice, pruning.slice_variables(this.variables, first.then(second)))
+
+
+def assert_same(first, second):
+    if not _is_array(first):
+        assert first is second or first == second
+    elif jax.dtypes.issubdtype(first.dtype, jax.dtypes.prng_key):
+        assert (jax.random.key_data(first) == jax.random.key_data(second)).all()
+    else:
+        np.testing.assert_array_equal(first, second)
 
 
 def outline(group, channels):
     slots = [(slot.path, slot.axis, slot.role, slot.masked, slot.indices.shape[1]) for slot in group.slots]
-    return group.name, group.layers, group.protected is None, channels, slots
+    return group.name, group.layers, group.protected is None or channels == 1, channels, slots
 
 
 def test_costs_are_counted(entry):
     """Law 3: what a plan predicts is what is counted after slicing."""
     this, rng = study(entry), np.random.default_rng(4)
-    for _ in range(3):
-        assert_costs(this, random_plan(rng, this.graph, random_counts(rng, this.graph)))
+    for _ in range(2):
+        assert_costs(this, random_plan(rng, this.graph, verified_counts(this, rng)))
 
 
 def assert_costs(this, plan):
     small = pruning.slice_variables(this.variables, plan)
     stored = small['params'] if isinstance(small, dict) and 'params' in small else small
     assert pruning.planned_parameters(this.variables, plan) == elements(stored)
-    program = jax.make_jaxpr(this.case.resize(small))(small, *this.inputs).jaxpr
+    program = traced(this.case.resize(small), small, *this.inputs).jaxpr
     macs, activations = count(program)
     counts = kept(this.graph, plan)
     predicted = {name: float(cost(counts)) for name, cost in this.graph.costs.items()}
     assert predicted == {'parameters': elements(stored), 'macs': macs, 'activations': activations}
+
+
+def traced(function, *arguments):
+    leaves, structure = jax.tree.flatten(arguments)
+
+    def run(arrays):
+        given = iter(arrays)
+        return function(*jax.tree.unflatten(structure, [next(given) if _is_array(leaf) else leaf for leaf in leaves]))
+
+    return jax.make_jaxpr(run)([leaf for leaf in leaves if _is_array(leaf)])
 
 
 def elements(tree):
@@ -154,13 +206,13 @@ def elements(tree):
 
 def count(jaxpr):
     """Multiply-accumulates of convolutions and matrix products, and elements that they write."""
-    total = np.zeros(2, int)
+    total = np.zeros(2)
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         times = parameters['length'] if name == 'scan' else 1
         inner = [count(body) for value in parameters.values() for body in bodies(value)]
         # Of the branches of a condition one runs: the dearest counts.
-        total += times * (np.max(inner, axis=0) if name == 'cond' else np.sum([*inner, np.zeros(2, int)], axis=0))
+        total += times * (np.max(inner, axis=0) if name == 'cond' else np.sum([*inner, np.zeros(2)], axis=0))
         if name in ('conv_general_dilated', 'dot_general'):
             written = math.prod(equation.outvars[0].aval.shape)
             total += (written * summands(equation), written)
@@ -179,7 +231,8 @@ def summands(equation):
     numbers = equation.params['dimension_numbers']
     if equation.primitive.name == 'dot_general':
         return math.prod(left[axis] for axis in numbers[0][0])
-    return math.prod(right) // right[numbers.rhs_spec[0]]
+    # Zeros that a transposed convolution puts between its inputs do not count.
+    return math.prod(right) / right[numbers.rhs_spec[0]] / math.prod(equation.params['lhs_dilation'])
 
 
 def test_findings(entry):
@@ -207,5 +260,5 @@ def test_approximation_frees_more(entry):
     plan = random_plan(rng, this.graph, random_counts(rng, this.graph))
     assert_costs(this, plan)
     small = pruning.slice_variables(this.variables, plan)
-    before = jax.eval_shape(this.case.apply, this.variables, *this.inputs)
-    assert jax.eval_shape(this.case.resize(small), small, *this.inputs) == before
+    before = traced(this.case.apply, this.variables, *this.inputs)
+    assert traced(this.case.resize(small), small, *this.inputs).out_avals == before.out_avals

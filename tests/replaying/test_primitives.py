@@ -13,7 +13,7 @@ from jax import lax
 from jaxprune.errors import UserError
 from jaxprune.graph import _registry as graph_rules
 from jaxprune.graph import _trace  # noqa: F401
-from jaxprune.replay import _registry, replay_kept
+from jaxprune.replaying import _registry, replay_kept
 
 from ._masks import blank, cut, draw, quick, some
 

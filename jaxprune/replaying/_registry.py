@@ -8,8 +8,8 @@ from typing import Any
 from jax.extend import core, source_info_util
 
 from jaxprune.errors import UserError
-from jaxprune.graph._record import describe
-from jaxprune.replay._values import Kept, NotReplayableError, Value, whole
+from jaxprune.graph import describe
+from jaxprune.replaying._values import Kept, NotReplayableError, Value, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

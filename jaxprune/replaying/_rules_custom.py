@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxprune.replay._registry import Step, rule
-from jaxprune.replay._values import Masks, NotReplayableError, Value, arrays_of, masks_of, spread, with_mask, wrap
+from jaxprune.replaying._registry import Step, rule
+from jaxprune.replaying._values import Masks, NotReplayableError, Value, arrays_of, masks_of, spread, with_mask, wrap
 
 
 @rule('custom_jvp_call')

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from jaxprune.replay._registry import Step, rule
-from jaxprune.replay._values import NotReplayableError, Value, common, count
+from jaxprune.replaying._registry import Step, rule
+from jaxprune.replaying._values import NotReplayableError, Value, common, count
 
 _PICKS = 'it picks channels by an index, and some of them are gone'
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxprune.replay._registry import Step, rule
-from jaxprune.replay._values import (
+from jaxprune.replaying._registry import Step, rule
+from jaxprune.replaying._values import (
     Kept,
     Masks,
     NotReplayableError,

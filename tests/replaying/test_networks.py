@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxprune import graph, pruning
 from jaxprune.errors import UserError
 from jaxprune.pruning import Plan, PlanLayer
-from jaxprune.replay import kept_places, replay, replay_kept
+from jaxprune.replaying import kept_places, replay, replay_kept
 
 from ._masks import blank, close, cut, draw, quick, some
 

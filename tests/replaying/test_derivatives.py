@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprune.errors import UserError
-from jaxprune.replay import replay_kept
+from jaxprune.replaying import replay_kept
 
 from ._masks import blank, close, cut, draw, quick, some
 

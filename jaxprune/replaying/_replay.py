@@ -9,7 +9,7 @@ import numpy as np
 from jaxprune import trees
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph
-from jaxprune.replay import (  # noqa: F401
+from jaxprune.replaying import (  # noqa: F401
     _rules_call,
     _rules_contract,
     _rules_custom,
@@ -18,8 +18,8 @@ from jaxprune.replay import (  # noqa: F401
     _rules_reduce,
     _rules_shape,
 )
-from jaxprune.replay._registry import evaluate
-from jaxprune.replay._values import Kept, Value, arrays_of, count, unless_all, whole
+from jaxprune.replaying._registry import evaluate
+from jaxprune.replaying._values import Kept, Value, arrays_of, count, unless_all, whole
 
 Places = Mapping[trees.Path, Mapping[int, Kept]]
 """Path of a leaf -> axis -> which of its places stay; what is not named stays whole."""

@@ -1,12 +1,13 @@
 """Rules for primitives that call a program on their operands, once or in a loop."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 
-from jaxprune.replay._registry import Step, rule
-from jaxprune.replay._values import Masks, NotReplayableError, Value, arrays_of, common, count, masks_of, wrap
+from jaxprune.graph import scan_counts
+from jaxprune.replaying._registry import Step, rule
+from jaxprune.replaying._values import Masks, NotReplayableError, Value, arrays_of, common, count, masks_of, wrap
 
 _BODIES = ('jaxpr', 'call_jaxpr')
 Body = Callable[[Sequence[Value]], list[Value]]
@@ -70,7 +71,7 @@ def while_loop(step: Step, operands: list[Value]) -> list[Value]:
 @rule('scan')
 def scan(step: Step, operands: list[Value]) -> list[Value]:
     """The same; other arrays are taken and given slice by slice."""
-    params, (first, carried) = step.params, _scan_counts(step.params)
+    params, (first, carried) = step.params, scan_counts(step.params)
     constants, start, rows = operands[:first], operands[first : first + carried], operands[first + carried :]
     if any(each.kept[0] is not None for each in rows):
         raise NotReplayableError('it goes through channels one by one, of which some are gone')
@@ -89,14 +90,6 @@ def scan(step: Step, operands: list[Value]) -> list[Value]:
     options = {key: params[key] for key in ('length', 'reverse', 'unroll')}
     carry, stacked = jax.lax.scan(turn, arrays_of(_fit(start, kept)), arrays_of(rows), **options)
     return [*wrap(carry, kept), *wrap(stacked, [(None, *masks) for masks in results])]
-
-
-def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """How many operands of a loop are constants, and how many the carry has."""
-    if 'num_consts' in params:
-        return params['num_consts'], params['num_carry']
-    constants, carry, _ = (len(list(part)) for part in params['ft_in'].unpack())  # JAX 0.11
-    return constants, carry
 
 
 def _settle(body: Body, start: Sequence[Value], others: Sequence[Value]) -> tuple[list[Masks], list[Masks]]:

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Bool
 
-from jaxprune.replay._registry import Step, rule
-from jaxprune.replay._values import Kept, NotReplayableError, Value, common, unless_all, with_mask
+from jaxprune.replaying._registry import Step, rule
+from jaxprune.replaying._values import Kept, NotReplayableError, Value, common, unless_all, with_mask
 
 
 @rule('dot_general')

@@ -1,7 +1,7 @@
 """Rules for primitives that work element by element, and for those that pass several arrays on, each as it is."""
 
-from jaxprune.replay._registry import Step, rule
-from jaxprune.replay._values import NotReplayableError, Value, align
+from jaxprune.replaying._registry import Step, rule
+from jaxprune.replaying._values import NotReplayableError, Value, align
 
 _NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex conj

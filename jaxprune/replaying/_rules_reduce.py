@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from jaxprune.replay._registry import Step, rule
-from jaxprune.replay._values import NotReplayableError, Value, align
+from jaxprune.replaying._registry import Step, rule
+from jaxprune.replaying._values import NotReplayableError, Value, align
 
 
 @rule('reduce_sum', 'reduce_max', 'reduce_min', 'reduce_prod', 'reduce_and', 'reduce_or', 'reduce_xor')

@@ -100,8 +100,7 @@ class _Reading:
         if any(each[: len(place)] == place and len(each) > len(place) for each, _ in self._wanted):
             (part, body), *_ = bodies(equation)
             return self.run(body, operands, (*place, part))
-        functions, parameters = equation.primitive.get_bind_params(equation.params)
-        results = equation.primitive.bind(*functions, *operands, **parameters)
+        results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(equation.params))
         return results if equation.primitive.multiple_results else [results]
 
     def _here(self, place: Place) -> bool:

@@ -174,7 +174,7 @@ class Record:
         varying = [axis for axis in axes if axis.size == size and not axis.uniform]
         labelled = [axis for axis in varying if axis.ids is not None]
         if not labelled:
-            return Axis(size, uniform=not varying)
+            return Axis(size, uniform=not varying, runs=math.gcd(*(axis.runs for axis in varying)) if varying else 1)
         if len(varying) == 1:
             return varying[0].with_zeros(zeros)
         ids = labelled[0].known

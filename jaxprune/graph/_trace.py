@@ -77,8 +77,9 @@ def differences(
       A line for every difference; numbers that depend on the width are no difference where the graph allows them.
     """
     proof = Proof(apply, variables, inputs)
+    proof.choices |= graph.ways
     approximate = any(group.approximate for group in graph.groups)
-    _trace(proof, None, approximate, prove=True)
+    _derive(proof, None, approximate)
     kept = proof.kept([(graph.group_of(name), np.asarray(channels, int)) for name, channels in removed.items()])
     try:
         findings = proof.check(kept)
@@ -109,7 +110,8 @@ def _derive(proof: Proof, layers: Layers | None, approximate: bool) -> Graph:
     groups, group_of_id = find_groups(solution, approximate=approximate)
     proof.note(solution, group_of_id, outputs)
     edges = find_edges(record, owner, inner=layers is None)
-    return Graph(_layer_infos(record, owner, names, groups), edges, groups, _costs(solution, groups, group_of_id))
+    infos, costs = _layer_infos(record, owner, names, groups), _costs(solution, groups, group_of_id)
+    return Graph(infos, edges, groups, costs, dict(proof.choices))
 
 
 def _name_layers(record: Record, layers: Layers | None) -> tuple[list[str], Ids]:

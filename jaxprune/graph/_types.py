@@ -98,6 +98,7 @@ class Graph:
       layers: in index order.
       edges: hold indices into `layers`.
       groups: in the order of their lowest layers.
+      ways: how equations that can be followed in several ways (a split into heads) are followed, by their places.
       costs: `parameters` (elements of all leaves, or of the collection `params` where there is one), `macs`
         (multiply-accumulates of convolutions and matrix products for the inputs of the trace) and `activations`
         (elements that those write), by what each group keeps.
@@ -107,6 +108,7 @@ class Graph:
     edges: tuple[Edge, ...]
     groups: tuple[Group, ...]
     costs: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
+    ways: Mapping[tuple[int, ...], int] = dataclasses.field(default_factory=dict)
 
     def groups_of(self, layer: str) -> tuple[Group, ...]:
         """The groups in which the layer of this name produces channels."""

@@ -9,7 +9,9 @@ from jaxprune.pruning._apply import (
     widths,
 )
 from jaxprune.pruning._criteria import CRITERIA, Criterion, register, score
+from jaxprune.pruning._evidence import Activations, Evidence
 from jaxprune.pruning._files import kept_plan, rates_from_json, read_plan, write_rates
+from jaxprune.pruning._gather import gather_activations, gather_gates
 from jaxprune.pruning._layers import find_group, find_layer
 from jaxprune.pruning._limits import planned_costs
 from jaxprune.pruning._plan import Difference, Plan, PlanLayer, Row, read_json
@@ -24,15 +26,19 @@ __all__ = [
     'CRITERIA',
     'RULES',
     'SCHEDULES',
+    'Activations',
     'Choice',
     'Criterion',
     'Difference',
+    'Evidence',
     'Plan',
     'PlanLayer',
     'Resizable',
     'Row',
     'find_group',
     'find_layer',
+    'gather_activations',
+    'gather_gates',
     'kept_plan',
     'mask',
     'plan_rates',

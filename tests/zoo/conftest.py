@@ -24,6 +24,9 @@ def pytest_addoption(parser):
 def pytest_generate_tests(metafunc):
     if 'entry' in metafunc.fixturenames:
         metafunc.parametrize('entry', [pytest.param(entry, id=name) for name, entry in load().items()])
+    if 'approximate_entry' in metafunc.fixturenames:
+        entries = [entry for entry in load().values() if entry.approximate]
+        metafunc.parametrize('approximate_entry', entries, ids=[entry.name for entry in entries])
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 
 from jaxprune import graph, pruning
 from jaxprune.pruning import Plan, PlanLayer
@@ -93,6 +92,11 @@ def _is_array(leaf):
     return hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')
 
 
+@functools.cache
+def whole_program(entry):
+    return Compiled(study(entry).case.apply)
+
+
 def largest(array):
     assert np.isfinite(array).all()
     return np.abs(array).max()
@@ -117,7 +121,7 @@ def test_replayed_is_masked(entry):
     assert len(prunable(found)) >= len(prunable(study(entry).graph))
     variables, inputs = draw(case.shapes), draw(case.inputs, seed=1)
     plan = random_plan(rng, found, random_counts(rng, found))
-    masked = Compiled(case.apply)(pruning.mask(variables, plan), *inputs)
+    masked = whole_program(entry)(pruning.mask(variables, plan), *inputs)
     replayed = Compiled(replay(case.apply, variables, plan))(pruning.slice_variables(variables, plan), *inputs)
     assert largest(masked - replayed) <= TOLERANCE * largest(masked)
 
@@ -126,9 +130,9 @@ def test_masked_is_sliced(entry, plans):
     """Law 1; plans of one set of kept counts share a program, and masks share that of the whole network."""
     this, rng = study(entry), np.random.default_rng(2)
     assert prunable(this.graph)
-    run = Compiled(this.case.apply)
+    run = whole_program(entry)
     whole = run(this.variables, *this.inputs)
-    sets = min(MOST_SETS, max(2, plans // 5))
+    sets, read = min(MOST_SETS, max(2, plans // 5)), False
     for share in np.array_split(np.arange(plans), sets):
         counts, small_run = verified_counts(this, rng), None
         for _ in share:
@@ -138,9 +142,10 @@ def test_masked_is_sliced(entry, plans):
             small_run = small_run or Compiled(this.case.resize(small))
             error = largest(masked - small_run(small, *this.inputs))
             assert error <= TOLERANCE * largest(masked), f'{error / largest(masked):.1e} for {plan}'
-            assert largest(masked - whole) > 1e-6 * largest(whole), 'the channels were not read at all'
+            read |= largest(masked - whole) > 1e-6 * largest(whole)
         assert small_run.count == 1
     assert run.count == 1
+    assert read, 'the channels were not read at all'
 
 
 def test_slices_compose(entry):
@@ -249,10 +254,9 @@ def test_findings(entry):
     assert len(prunable(found)) >= entry.prunable
 
 
-def test_approximation_frees_more(entry):
+def test_approximation_frees_more(approximate_entry):
     """Where norms across channels may change, more groups can be sliced; costs and composition hold for them too."""
-    if not entry.approximate:
-        pytest.skip('nothing in it depends on several channels at once')
+    entry = approximate_entry
     exact, this, rng = study(entry).graph, study(entry, approximate=True), np.random.default_rng(5)
     assert all(group.approximate is None for group in exact.groups)
     freed = [group for group in prunable(this.graph) if group.approximate]

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxprune.errors import UserError
 
-CRITERIA = ('l2', 'l1', 'l2-largest', 'l1-largest', 'bn', 'bn-l1', 'random')
+CRITERIA = ('l2', 'l1', 'l2-largest', 'l1-largest', 'bn', 'bn-l1', 'lamp', 'fpgm', 'random')
 FORMS = ('training', 'deploy', 'fused')
 
 

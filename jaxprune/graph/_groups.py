@@ -15,7 +15,6 @@ from jaxprune.graph._values import NONE, Ids
 Axes = Int[np.ndarray, 'axes']
 
 DIVIDED = 'something is divided by its channels, which a mask sets to zero'
-ALONE = 'it is the only channel that is left'
 OUTPUT = 'its channels are the output of the model'
 _FREE, _SOFT, _HARD = range(3)
 
@@ -172,8 +171,6 @@ def _group(solution: Solution, ids: Ids, approximate: bool) -> Group:
     )
     kind = solution.classes[ids[0]]
     reason = solution.reasons.get(int(kind))
-    if channels == 1 and reason is None:
-        reason = ALONE
     allowed = approximate and solution.bounds[kind] == _SOFT
     return Group(NONE, '', layers, channels, slots, None if allowed else reason, reason if allowed else None)
 

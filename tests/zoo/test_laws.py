@@ -174,7 +174,7 @@ def assert_same(first, second):
 
 def outline(group, channels):
     slots = [(slot.path, slot.axis, slot.role, slot.masked, slot.indices.shape[1]) for slot in group.slots]
-    return group.name, group.layers, group.protected is None or channels == 1, channels, slots
+    return group.name, group.layers, group.protected is None, channels, slots
 
 
 def test_costs_are_counted(entry):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -106,7 +106,12 @@ def _key(entry: Any) -> str:
     return str(entry)
 
 
-def longest_prefix(path: Path, prefixes: Sequence[Path]) -> int:
-    """Index of the longest of `prefixes` that `path` starts with; NONE if there is none."""
-    fitting = [(len(prefix), index) for index, prefix in enumerate(prefixes) if path[: len(prefix)] == prefix]
-    return max(fitting, default=(0, NONE))[1]
+def longest_prefixes(paths: Iterable[Path], prefixes: Sequence[Path]) -> Ids:
+    """For each path the index of the longest of `prefixes` that it starts with; NONE if there is none."""
+    index = {prefix: number for number, prefix in enumerate(prefixes)}
+    return np.array([_longest_prefix(path, index) for path in paths], int)
+
+
+def _longest_prefix(path: Path, index: Mapping[Path, int]) -> int:
+    parts = (path[:length] for length in range(len(path), -1, -1))
+    return next((index[part] for part in parts if part in index), NONE)

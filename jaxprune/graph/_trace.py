@@ -10,7 +10,7 @@ from jaxprune.graph import _rules_call, _rules_contract, _rules_elementwise, _ru
 from jaxprune.graph._cost import Cost, sum_of_products
 from jaxprune.graph._edges import find_edges
 from jaxprune.graph._groups import OUTPUT, Solution, find_groups, solve
-from jaxprune.graph._leaves import Leaves, longest_prefix
+from jaxprune.graph._leaves import Leaves, longest_prefixes
 from jaxprune.graph._proof import Proof
 from jaxprune.graph._record import Protection, Record
 from jaxprune.graph._registry import walk
@@ -119,7 +119,7 @@ def _name_layers(record: Record, layers: Layers | None) -> tuple[list[str], Ids]
         layers = _modules(record)
         return [name for name, _ in layers], _owners(record.leaves, layers)
     used = set(_kernel_leaves(record))
-    owner = _owners(record.leaves, layers).copy()
+    owner = _owners(record.leaves, layers) if record.owner is None else record.owner
     if lost := [leaf for leaf in used if owner[leaf] == NONE]:
         path = '/'.join(record.leaves.paths[lost[0]])
         raise UserError(f'layers: no entry covers the kernel {path}; add one with the prefix of its module')
@@ -129,7 +129,7 @@ def _name_layers(record: Record, layers: Layers | None) -> tuple[list[str], Ids]
 def _owners(leaves: Leaves, layers: Layers) -> Ids:
     """Per leaf, the layer with the longest prefix that fits, or NONE."""
     prefixes = [tuple(prefix) for _, prefix in layers]
-    owner = np.array([longest_prefix(path, prefixes) for path in leaves.modules], int)
+    owner = longest_prefixes(leaves.modules, prefixes)
     names = [name for name, _ in layers]
     for index, (name, prefix) in enumerate(layers):
         if index not in owner:

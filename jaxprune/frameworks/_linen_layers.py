@@ -12,7 +12,6 @@ import flax.linen as nn
 from jaxprune.errors import UserError
 
 Shape = tuple[int, ...]
-Like = tuple[int | None, ...]
 Find = Callable[..., Shape | None]
 """Names below the module -> shape of that parameter, None where it is unknown.
 

@@ -52,10 +52,6 @@ class Problem:
         """How many groups there are."""
         return len(self.start) - 1
 
-    def of_group(self, values: np.ndarray, group: int) -> np.ndarray:
-        """The part of an array over options that belongs to a group."""
-        return values[self.start[group] : self.start[group + 1]]
-
     def worth(self, chosen: Int[np.ndarray, 'groups']) -> float:
         """Total value of a choice."""
         return float(self.value[chosen].sum())

@@ -1,5 +1,6 @@
-"""Strict numerics for every test, and where the reference files are."""
+"""Strict numerics for every test, quick compilation for most, and where the reference files are."""
 
+import os
 import pathlib
 
 import jax
@@ -9,9 +10,41 @@ import pytest
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
+QUICK = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
+
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / 'shared'
 SMALL = ROOT / 'tests' / 'golden'
+# Where files go to several processes, these go first, so that all end at the same time.
+LONGEST = (
+    'zoo/test_laws.py',
+    'pruning/test_models.py',
+    'pipeline/test_iterate.py',
+    'checkpoint/test_model.py',
+    'weights_convert/test_convert.py',
+    'pipeline/test_original.py',
+    'weights_convert/test_write.py',
+)
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'optimized: programs are compiled as users compile them')
+    config.option.loadscopereorder = False  # pytest-xdist would put first what has most tests
+
+
+def pytest_collection_modifyitems(items):
+    places = {ROOT / 'tests' / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
+@pytest.hookimpl(tryfirst=True)  # before its fixtures
+def pytest_runtest_setup(item):
+    """Nearly all that is compiled here runs once, for milliseconds, so that quick compilation is what counts."""
+    quick = str(int(item.get_closest_marker('optimized') is None))
+    if os.environ.get(QUICK) != quick:
+        os.environ[QUICK] = quick  # for processes that the test starts
+        jax.config.update(QUICK.lower(), quick == '1')
+        jax.clear_caches()
 
 
 @pytest.fixture(scope='session')

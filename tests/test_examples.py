@@ -20,11 +20,9 @@ SHOWN = re.compile(r'\n\n```text\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(autouse=True)
 def as_users_run_it():
-    """JAX as it is by default (optax relies on promotion), but compiled quickly rather than well."""
+    """Promotion as it is by default: optax relies on it."""
     with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
-        jax.config.update('jax_disable_most_optimizations', True)
         yield
-        jax.config.update('jax_disable_most_optimizations', False)
 
 
 def load(name, monkeypatch):

@@ -22,6 +22,11 @@ def output(parser: Any, text: str, *, required: bool = True) -> None:
     parser.add_argument('-o', '--output', required=required, metavar='PATH', help=text)
 
 
+def model(parser: Any, text: str = 'model directory') -> None:
+    """The model that the command works on."""
+    parser.add_argument('model', metavar='MODEL', help=text)
+
+
 def activation(parser: Any) -> None:
     """Another activation for the whole network."""
     parser.add_argument(
@@ -73,13 +78,26 @@ def evaluation(parser: Any, *, conf: float = 0.001, iou: float = 0.65) -> None:
     device(parser)
 
 
-def criterion(parser: Any) -> None:
-    """What goes first, and how much stays."""
+def ranking(parser: Any, *, excluded: str = 'keep whole') -> None:
+    """What goes first, and where nothing goes."""
     parser.add_argument('--criterion', default='l2', choices=CRITERIA, help='what makes a filter unimportant (l2)')
-    parser.add_argument('--seed', type=int, default=0, help='of criterion random (0)')
     parser.add_argument(
-        '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole'
+        '--exclude', nargs='+', default=[], metavar='PATTERN', help=f'layers (index or name) to {excluded}'
     )
+
+
+def rates(parser: Any) -> None:
+    """What a scan tries."""
+    parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
+
+
+def seed(parser: Any, text: str) -> None:
+    """Where random numbers start."""
+    parser.add_argument('--seed', type=int, default=0, help=f'{text} (0)')
+
+
+def least(parser: Any) -> None:
+    """How much stays at least."""
     parser.add_argument('--min-channels', type=int, metavar='N', help='filters that every layer keeps at least')
     parser.add_argument(
         '--round-to', type=int, metavar='N', help='round the number of kept filters up to a multiple of N'

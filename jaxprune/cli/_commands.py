@@ -28,12 +28,14 @@ def prune(commands: Any) -> None:
         _print.pruned(result, as_json=options.json)
 
     parser = arguments.command(commands, 'prune', run, 'remove filters, and everything that read them')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
+    arguments.model(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--layers', metavar='LAYER:RATE,...', help='rates by layer index or name, as in 8:0.5,18:0.5')
     what.add_argument('--rate', type=float, help='one rate for every layer that can be pruned')
     what.add_argument('--plan', metavar='FILE', help='rates or kept filters from a JSON file')
-    arguments.criterion(parser)
+    arguments.ranking(parser)
+    arguments.seed(parser, 'of criterion random')
+    arguments.least(parser)
     arguments.output(parser, 'model directory to write')
     arguments.json(parser)
 
@@ -82,7 +84,7 @@ def detect(commands: Any) -> None:
         )
 
     parser = arguments.command(commands, 'detect', run, 'find objects in images')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
+    arguments.model(parser)
     parser.add_argument('--source', required=True, nargs='+', metavar='IMAGES', help='images, or folders of images')
     parser.add_argument('--classes', type=int, nargs='+', metavar='INDEX', help='only these classes')
     parser.add_argument('--agnostic', action='store_true', help='suppress boxes across classes')
@@ -109,7 +111,7 @@ def val(commands: Any) -> None:
         _print.val(result, as_json=options.json)
 
     parser = arguments.command(commands, 'val', run, 'measure P, R and mAP on a data set')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
+    arguments.model(parser)
     arguments.data(parser)
     arguments.image_size(parser)
     arguments.evaluation(parser)
@@ -139,15 +141,12 @@ def scan(commands: Any) -> None:
         )
 
     parser = arguments.command(commands, 'scan', run, 'measure what pruning each layer alone would cost')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
+    arguments.model(parser)
     arguments.data(parser)
-    parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
+    arguments.rates(parser)
     parser.add_argument('--layers', nargs='+', metavar='LAYER', help='only these layers (index or name)')
-    parser.add_argument(
-        '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to leave out'
-    )
-    parser.add_argument('--criterion', default='l2', choices=arguments.CRITERIA, help='(l2)')
-    parser.add_argument('--seed', type=int, default=0, help='of criterion random (0)')
+    arguments.ranking(parser, excluded='leave out')
+    arguments.seed(parser, 'of criterion random')
     arguments.image_size(parser)
     arguments.evaluation(parser)
     arguments.output(parser, 'table to write or to go on with, a row per line')
@@ -197,13 +196,13 @@ def train(commands: Any) -> None:
         _print.trained(result, as_json=options.json)
 
     parser = arguments.command(commands, 'train', run, 'train or fine-tune a model; goes on where it stopped')
-    parser.add_argument('model', metavar='MODEL', help='model directory to start from')
+    arguments.model(parser, 'model directory to start from')
     arguments.data(parser, split=False)
     parser.add_argument('--epochs', type=int, required=True, metavar='N')
     arguments.tuning(parser)
     arguments.image_size(parser)
     arguments.device(parser)
-    parser.add_argument('--seed', type=int, default=0, help='of augmentation and order (0)')
+    arguments.seed(parser, 'of augmentation and order')
     arguments.output(parser, 'model directory to write; training goes on from what is beside it')
     arguments.json(parser)
 
@@ -237,18 +236,15 @@ def iterate(commands: Any) -> None:
     parser = arguments.command(
         commands, 'iterate', run, 'repeat scan, select, prune, fine-tune and evaluate; goes on where it stopped'
     )
-    parser.add_argument('model', metavar='MODEL', help='model directory to start from')
+    arguments.model(parser, 'model directory to start from')
     arguments.data(parser, split=False)
     until = parser.add_mutually_exclusive_group(required=True)
     until.add_argument('--iterations', type=int, metavar='N', help='how often')
     until.add_argument(
         '--keep-params', type=float, metavar='SHARE', help='until at most this share of parameters is left'
     )
-    parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
-    parser.add_argument(
-        '--exclude', nargs='+', default=[], metavar='PATTERN', help='layers (index or name) to keep whole'
-    )
-    parser.add_argument('--criterion', default='l2', choices=arguments.CRITERIA, help='(l2)')
+    arguments.rates(parser)
+    arguments.ranking(parser)
     arguments.selection(parser)
     parser.add_argument('--epochs', type=int, default=20, metavar='N', help='of fine-tuning per iteration (20)')
     arguments.tuning(parser)

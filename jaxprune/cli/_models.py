@@ -32,7 +32,7 @@ def new(commands: Any) -> None:
     parser.add_argument('--form', default='training', choices=arguments.FORMS, help='(training)')
     parser.add_argument('--classes', nargs='+', default=['80'], help='how many, or their names (80)')
     parser.add_argument('--width', type=float, default=1.0, metavar='FACTOR', help='scales every channel count (1)')
-    parser.add_argument('--seed', type=int, default=0, help='of the weights (0)')
+    arguments.seed(parser, 'of the weights')
     arguments.activation(parser)
     arguments.output(parser, 'model directory to write')
 
@@ -86,7 +86,7 @@ def info(commands: Any) -> None:
         _print.info(pipeline.info(options.model, image_size=arguments.size(options.img)), as_json=options.json)
 
     parser = arguments.command(commands, 'info', run, 'count parameters and GFLOPs, in all and per layer')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
+    arguments.model(parser)
     arguments.image_sides(parser)
     arguments.json(parser)
 
@@ -100,7 +100,7 @@ def graph(commands: Any) -> None:
         _print.graph(pipeline.connections(options.model, output=options.output), as_json=options.json)
 
     parser = arguments.command(commands, 'graph', run, 'show which layer reads which channels of which')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
+    arguments.model(parser)
     arguments.output(parser, 'SVG drawing to write', required=False)
     arguments.json(parser)
 
@@ -122,7 +122,7 @@ def export(commands: Any) -> None:
         _print.exported(result, as_json=options.json)
 
     parser = arguments.command(commands, 'export', run, 'write a model for another runtime')
-    parser.add_argument('model', metavar='MODEL', help='model directory')
+    arguments.model(parser)
     parser.add_argument('--format', default='onnx', choices=('onnx',), help='(onnx)')
     arguments.image_sides(parser)
     parser.add_argument('--batch', type=int, default=1, metavar='N', help='images per run; 0: any number (1)')

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from jaxprune.errors import UserError
 from jaxprune.frameworks import _closures
 from jaxprune.frameworks._kinds import kind_of
 
@@ -23,11 +24,17 @@ def following(apply: Any) -> Callable[..., Any]:
         another way (an attribute of an object, an entry of a container) stays as it is.
 
     The function may be traced; nothing outlives the call.
+
+    Raises:
+      UserError: for what cannot be called.
     """
     if kind_of(apply) == 'graphdef':
         from jaxprune.frameworks import _nnx
 
         return functools.partial(_nnx.call, apply)
+
+    if not callable(apply):
+        raise UserError(f'{apply!r} cannot be called: give a function of the variables and the inputs')
 
     @functools.wraps(apply)
     def follows(variables: Any, *inputs: Any, **options: Any) -> Any:

@@ -8,7 +8,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
-from jaxprune.graph._proof import Proof
+from jaxprune.graph._leaves import Leaves
+from jaxprune.graph._program import arrays_in, trace_program
 from jaxprune.graph._record import Place, Record, Site
 from jaxprune.graph._registry import bodies, walk
 from jaxprune.graph._types import Graph
@@ -35,10 +36,10 @@ def activations(
       Name of the group -> values `[..., channels]`, the other axes in their order; where a channel has k > 1 places
       on the axis, they are an axis before the channels. Groups that are read inside loops only are left out.
     """
-    proof = Proof(apply, variables, inputs)
-    record = Record(proof.leaves)
-    walk(record, proof.jaxpr.jaxpr, proof.jaxpr.consts, [*proof.leaves.values(), *proof.arguments()])
-    group_of_id, rank_of_id = _numbers(proof, graph)
+    program = trace_program(apply, variables, inputs)
+    record = Record(program.leaves, choices=graph.walk.choices if graph.walk else {})
+    walk(record, program.jaxpr.jaxpr, program.jaxpr.consts, program.values())
+    group_of_id, rank_of_id = _numbers(program.leaves, graph)
     sites: dict[int, Site] = {}
     for site in record.sites:
         outside = not any(caller.primitive.name in _LOOPS for caller in site.callers)
@@ -46,7 +47,7 @@ def activations(
             sites.setdefault(int(index), site)
     sites.pop(NONE, None)
     reading = _Reading({(site.place, site.operand) for site in sites.values()})
-    reading.run(proof.jaxpr, proof.arrays(variables, inputs))
+    reading.run(program.jaxpr, arrays_in((variables, inputs)))
     return {
         graph.groups[index].name: _channels(
             reading.values[site.place, site.operand], site, group_of_id == index, rank_of_id
@@ -55,13 +56,13 @@ def activations(
     }
 
 
-def _numbers(proof: Proof, graph: Graph) -> tuple[Ids, Ids]:
+def _numbers(leaves: Leaves, graph: Graph) -> tuple[Ids, Ids]:
     """Per id, its group and the channel of the group that it belongs to."""
-    group_of_id = np.full(len(proof.leaves.axis_of), NONE)
+    group_of_id = np.full(len(leaves.axis_of), NONE)
     rank_of_id = group_of_id.copy()
     for group in graph.groups:
         for slot in group.slots:
-            ids = proof.leaves.axis_ids(slot.path, slot.axis)[slot.indices]
+            ids = leaves.axis_ids(slot.path, slot.axis)[slot.indices]
             group_of_id[ids] = group.index
             rank_of_id[ids] = np.arange(group.channels)[:, None]
     return group_of_id, rank_of_id

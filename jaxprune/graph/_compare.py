@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.extend import core
+from jax.lax import GatherScatterMode
 from jaxtyping import Bool
 
 from jaxprune.graph._record import Place, Step, describe
@@ -55,7 +56,7 @@ class Comparison:
         self._wrong: set[int] = set()
         self._changed: set[int] = set()
 
-    def findings(self, outputs: Iterable[Value]) -> list[Finding]:
+    def findings(self, outputs: Sequence[Value]) -> list[Finding]:
         """All differences; `outputs` are those of the whole program."""
         found: list[Finding] = []
         for step in self._steps:
@@ -72,6 +73,9 @@ class Comparison:
         ][:1]
         if any(id(value) in self._changed for value in outputs):
             found.append(Finding('the output uses a number that depends on its width', soft=True))
+        found += self._passed_on()
+        if any(map(_resized, outputs, self._small.shapes)):
+            found.append(Finding('the output has a length that depends on its width', soft=False))
         return found
 
     def _constant(self, step: Step) -> list[Finding]:
@@ -95,30 +99,40 @@ class Comparison:
         if not self._follows(step, other):
             self._wrong |= {id(result) for result in step.results}
             return [Finding(f'{where} does not follow its width', soft=False, place=step.place)]
-        return self._numbers(step, other, ids, where)
+        return self._numbers(step, other, ids)
 
-    def _numbers(self, step: Step, other: Any, ids: Ids, where: str) -> list[Finding]:
+    def _numbers(self, step: Step, other: Any, ids: Ids) -> list[Finding]:
+        triples = list(zip(step.operands, step.equation.invars, other.invars, strict=True))
         changed = [
             operand
-            for operand, first, second in zip(step.operands, step.equation.invars, other.invars, strict=True)
+            for operand, first, second in (triples[number] for number in _used(step))
             if id(operand) in self._changed
             or _stretched(step, other, operand, second)
             or not _equal(*(getattr(atom, 'val', None) for atom in (first, second)))
         ]
         self._changed |= {id(operand) for operand in changed}
-        decides = step.equation.primitive.name in _LOOPS and (changed or self._changes_inside(step))
+        decides = changed and step.equation.primitive.name in _LOOPS
         if any(bodies(step.equation)) and not decides:
             return []
         if decides or (changed and len(ids)):
-            return [Finding(f'{where} uses a number that depends on its width', soft=True, place=step.place)]
+            return [_number_finding(step)]
         if changed:
             self._changed |= {id(result) for result in step.results}
         return []
 
-    def _changes_inside(self, step: Step) -> bool:
-        depth = len(step.place)
-        inside = (each for each in self._steps if each.place[:depth] == step.place and len(each.place) > depth)
-        return any(not _equal_literals(each, self._small.equations.get(each.place)) for each in inside)
+    def _passed_on(self) -> list[Finding]:
+        """Loops and conditions whose bodies return numbers that differ."""
+        steps = {step.place: step for step in self._steps if step.equation is not None}
+        loops = [step for step in steps.values() if step.equation.primitive.name in _LOOPS]
+        return [_number_finding(step) for step in loops if any(self._returns_changed(step, steps))]
+
+    def _returns_changed(self, step: Step, steps: Mapping[Place, Step]) -> Iterator[bool]:
+        for part, _ in bodies(step.equation):
+            body = (*step.place, part)
+            # What a body returns is one of its own arguments, a literal, or made by one of its equations.
+            made = [each for each in self._whole.returned.get(body, ()) if isinstance(each, tuple)]
+            for number, result in (each for each in made if each[0] != 'literal'):
+                yield id(steps[(*body, number)].results[result]) in self._changed
 
     def _follows(self, step: Step, other: Any) -> bool:
         """Whether the other equation does the same to what is kept."""
@@ -194,6 +208,7 @@ class _Program:
       constants: of the program and of all bodies, by the place of the body.
       wiring: for each equation, where its operands come from.
       returned: for the program and all bodies, where their results come from, and literals among them.
+      shapes: of the results.
     """
 
     def __init__(self, program: core.ClosedJaxpr) -> None:
@@ -201,6 +216,7 @@ class _Program:
         self.constants: dict[Place, Sequence[Any]] = {}
         self.wiring: dict[Place, Sequence[Any]] = {}
         self.returned: dict[Place, Sequence[Any]] = {}
+        self.shapes = [getattr(aval, 'shape', ()) for aval in program.out_avals]
         self._visit(program, ())
 
     def _visit(self, body: Any, place: Place) -> None:
@@ -219,6 +235,12 @@ class _Program:
         ]
 
 
+def _resized(value: Value, shape: Sequence[int]) -> bool:
+    """Whether an axis along which all is alike has another length."""
+    pairs = zip(value.axes, shape, strict=False)
+    return any(_any_size(axis) and axis.size != size for axis, size in pairs)
+
+
 def _stretched(step: Step, other: Any, operand: Value, atom: Any) -> bool:
     """Whether the equation adds up equal numbers along an axis that has another length."""
     sizes = getattr(atom.aval, 'shape', ())
@@ -227,7 +249,7 @@ def _stretched(step: Step, other: Any, operand: Value, atom: Any) -> bool:
 
 
 def _summed_axes(step: Step, number: int) -> Sequence[int]:
-    """Axes of an operand along which the equation sums, and not over channels of the other operand."""
+    """Axes of an operand whose length counts: those that the equation sums along, and not over the other's channels."""
     name, parameters = step.equation.primitive.name, step.equation.params
     if name in ('reduce_sum', 'reduce_prod', 'reduce_xor'):
         return list(parameters['axes'])
@@ -239,14 +261,28 @@ def _summed_axes(step: Step, number: int) -> Sequence[int]:
         return [pair[number] for pair in pairs if left.axes[pair[0]].ids is None and right.axes[pair[1]].ids is None]
     if name in ('cumsum', 'cumprod', 'cumlogsumexp', 'sort', 'reduce_window_sum') or name.startswith('scatter'):
         return range(len(step.operands[number].axes))
+    if name == 'gather' and number == 0 and parameters['mode'] == GatherScatterMode.FILL_OR_DROP:
+        # Places beyond the end are filled.
+        sizes = zip(parameters['slice_sizes'], step.operands[0].axes, strict=True)
+        return [place for place, (size, axis) in enumerate(sizes) if size < axis.size]
     return []
 
 
-def _equal_literals(step: Step, other: Any) -> bool:
-    if step.equation is None or other is None or len(step.equation.invars) != len(other.invars):
-        return True
-    pairs = zip(step.equation.invars, other.invars, strict=True)
-    return all(_equal(getattr(a, 'val', None), getattr(b, 'val', None)) for a, b in pairs)
+def _used(step: Step) -> Sequence[int]:
+    """Numbers of the operands that count: where an axis is taken as a whole, it does not matter from where on."""
+    count, name = len(step.operands), step.equation.primitive.name
+    if name not in ('dynamic_slice', 'dynamic_update_slice'):
+        return range(count)
+    axes, rank = step.operands[0].axes, len(step.operands[0].axes)
+    first = 1 if name == 'dynamic_slice' else 2
+    part = step.results[0].axes if first == 1 else step.operands[1].axes
+    whole = [first + place for place in range(rank) if part[place].size == axes[place].size]
+    return [number for number in range(count) if number not in whole]
+
+
+def _number_finding(step: Step) -> Finding:
+    where = describe(step.equation, step.callers)
+    return Finding(f'{where} uses a number that depends on its width', soft=True, place=step.place)
 
 
 def _equal(first: Any, second: Any) -> bool:

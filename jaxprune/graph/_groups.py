@@ -14,7 +14,7 @@ from jaxprune.graph._values import NONE, Ids
 
 Axes = Int[np.ndarray, 'axes']
 
-DIVIDED = 'something is divided by its channels, which a mask sets to zero'
+SINGULAR = 'something is divided by its channels, or not finite at zero, and a mask sets them to zero'
 OUTPUT = 'its channels are the output of the model'
 _FREE, _SOFT, _HARD = range(3)
 
@@ -130,7 +130,7 @@ def _divided_by_zero(record: Record, masked: Bool[np.ndarray, 'ids']) -> Iterato
     for rows in record.singular:
         zero = np.all((rows == NONE) | ((rows >= 0) & touched[rows]), axis=0) & np.any(rows >= 0, axis=0)
         if zero.any():
-            yield Protection(rows[:, zero][rows[:, zero] >= 0], DIVIDED, soft=True)
+            yield Protection(rows[:, zero][rows[:, zero] >= 0], SINGULAR, soft=True)
 
 
 def _protections(record: Record, classes: Ids, masked: Bool[np.ndarray, 'ids']) -> tuple[Ids, dict[int, str]]:
@@ -193,4 +193,5 @@ def _slot(solution: Solution, ids: Ids, ranks: Ids, channels: int, lowest: str) 
     role: Role = 'produce' if axis in solution.produced else 'read' if axis in solution.read else 'along'
     layer = solution.names[solution.owner[leaf]] if solution.owner[leaf] >= 0 else lowest
     masked = bool(solution.masked[ids].any())
-    return Slot(leaves.paths[leaf], int(leaves.axis_place[axis]), indices, role, layer, masked)
+    place, size = int(leaves.axis_place[axis]), int(leaves.sizes[axis])
+    return Slot(leaves.paths[leaf], place, indices, role, layer, masked, size)

@@ -78,13 +78,14 @@ def number(variables: Any) -> Leaves:
     paths = tuple(tuple(_key(entry) for entry in path) for path, _ in found)
     shapes = tuple(tuple(int(size) for size in leaf.shape) for _, leaf in found)
     collections = isinstance(variables, Mapping) and 'params' in variables
-    # Flax NNX wraps every array in a variable, whose own key says nothing.
-    ends = -1 if all(len(path) > 1 and path[-1] in _WRAPPERS for path in paths) else None
+    # Flax NNX wraps every array in a variable, Linen some of them in a box; their own keys say nothing.
+    every = all(len(path) > 1 and path[-1] in _WRAPPERS for path in paths)
+    ends = [-1 if every or _is_boxed(path) else None for path, _ in found]
     sizes = np.array([size for shape in shapes for size in shape], int)
     return Leaves(
         paths,
         shapes,
-        tuple(path[1 if collections else 0 : ends] for path in paths),
+        tuple(path[1 if collections else 0 : end] for path, end in zip(paths, ends, strict=True)),
         tuple(not collections or path[0] == 'params' for path in paths),
         axis_leaf=np.repeat(np.arange(len(shapes)), [len(shape) for shape in shapes]),
         axis_place=np.array([place for shape in shapes for place in range(len(shape))], int),
@@ -97,6 +98,13 @@ def number(variables: Any) -> Leaves:
 def is_array(leaf: Any) -> bool:
     """Whether a leaf of a pytree is an array or stands for one; all others are passed on as they are."""
     return hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')
+
+
+def _is_boxed(path: Sequence[Any]) -> bool:
+    """Whether the last key is an attribute that holds an array in a dictionary's stead."""
+    last = path[-2:]
+    boxed = len(last) == 2 and isinstance(last[0], jax.tree_util.DictKey)
+    return boxed and isinstance(last[1], jax.tree_util.GetAttrKey) and last[1].name in _WRAPPERS
 
 
 def _key(entry: Any) -> str:

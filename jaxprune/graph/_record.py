@@ -221,7 +221,7 @@ class Record:
         """What a kernel's output axis becomes on the result: a space of its own."""
         if axis.ids is None:
             return axis
-        written = axis.ids[None] if axis.zeros is None else axis.zeros
+        written = self._written(axis)
         for row in written:
             if (row >= 0).any():
                 self.kernels.append(row)
@@ -257,7 +257,7 @@ class Record:
         joined = self.combine([data, kernel], kernel.zeros if data.zeros is None else data.zeros)
         if kernel.zeros is None:
             return joined
-        ids = kernel.zeros[0]
+        ids = self._written(kernel)[0]
         self.kernels.append(ids)
         self._touch(data, ids, self.leaves.place_of(ids))
         return Axis(joined.size, joined.ids, sources=_written_by(ids), zeros=joined.zeros)
@@ -304,6 +304,18 @@ class Record:
             return False
         self.masked.extend(row[row >= 0] for row in axis.zeros)
         return True
+
+    def _written(self, axis: Axis) -> Rows:
+        """Whose axis a kernel's output axis is: its own, too, where only a scale can make it zero."""
+        own = axis.known[None]
+        if axis.zeros is None:
+            return own
+        return own if self._rank(axis.zeros) < self._rank(own) else axis.zeros
+
+    def _rank(self, rows: Rows) -> int:
+        """Number of axes of the leaves on which the ids lie: the most that any has."""
+        leaves = np.unique(self.leaves.leaf_of(rows[rows >= 0]))
+        return max((len(self.leaves.shapes[leaf]) for leaf in leaves), default=0)
 
     def _read(self, kernel: Axis, data: Axis) -> None:
         rows = kernel.known[None] if kernel.zeros is None else kernel.zeros

@@ -4,24 +4,24 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph._record import Record
-from jaxprune.graph._registry import rule
+from jaxprune.graph._registry import RULES, rule
 from jaxprune.graph._values import NEVER, Axis, Rows, Value, all_zeros
 
 _KEEP_ZERO = (
-    'abs asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p erf erf_inv expm1 floor imag log1p '
+    'abs asin asinh atan atanh cbrt ceil conj copy copy_p erf erf_inv expm1 floor imag log1p '
     'neg real reduce_precision round sign sin sinh sqrt square stop_gradient tan tanh name '
     'optimization_barrier sharding_constraint pvary device_put'
 )
 _OTHER = (
-    'acos acosh atan2 bessel_i0e bessel_i1e clz complex cos cosh eq erfc exp exp2 ge gt '
-    'igamma igamma_grad_a igammac is_finite le logistic lt mulhi ne nextafter not '
-    'polygamma population_count regularized_incomplete_beta rem one_minus_square shift_left shift_right_arithmetic '
-    'shift_right_logical zeta'
+    'acos atan2 bessel_i0e bessel_i1e clz complex cos cosh eq erfc exp exp2 ge gt '
+    'is_finite le logistic lt mulhi ne nextafter not '
+    'population_count one_minus_square shift_left shift_right_arithmetic shift_right_logical'
 )
-_SAME_FILL = {'convert_element_type', 'stop_gradient', 'copy', 'copy_p', 'name', 'reduce_precision'}
+_SAME_FILL = {'stop_gradient', 'copy', 'copy_p', 'name', 'reduce_precision'}
 
 Neutral = Callable[[float, int], bool]
 """`(number, place of the operand) -> whether the result is zero where the number and zeros are combined`."""
@@ -52,6 +52,15 @@ def unary(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
     if equation.primitive.name in _SAME_FILL:
         return operands
     return [operand if operand.fill is None else dataclasses.replace(operand, fill=None) for operand in operands]
+
+
+@rule('convert_element_type')
+def convert(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Whole numbers may wrap around, and fractions are cut off: then the number is not known."""
+    (operand,), dtype = operands, equation.params['new_dtype']
+    if operand.fill is None or jnp.issubdtype(dtype, jnp.inexact) or operand.fill in (0, 1):
+        return operands
+    return [dataclasses.replace(operand, fill=None)]
 
 
 @rule('integer_pow')
@@ -98,9 +107,9 @@ def product(record: Record, equation: Any, operands: list[Value]) -> list[Value]
     return elementwise(record, equation, operands, lambda place: _any(factors, place))
 
 
-@rule('div')
+@rule('div', 'rem')
 def div(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
-    """A quotient is zero where the numerator is, unless the denominator may vanish with it."""
+    """A quotient (or what is left) is zero where the numerator is, unless the denominator may vanish with it."""
     numerator, denominator = operands
     _singular(record, denominator)
 
@@ -116,6 +125,18 @@ def singular(record: Record, equation: Any, operands: list[Value]) -> list[Value
     """Not finite at zero (a power may be)."""
     _singular(record, operands[0])
     return elementwise(record, equation, operands)
+
+
+@rule('acosh', 'polygamma', 'zeta', 'igamma', 'igammac', 'igamma_grad_a', 'regularized_incomplete_beta')
+def singular_anywhere(record: Record, equation: Any, operands: list[Value]) -> list[Value]:
+    """Not finite where some operand is zero."""
+    for operand in operands:
+        _singular(record, operand)
+    return elementwise(record, equation, operands)
+
+
+ELEMENTWISE = tuple(name for name, each in RULES.items() if each.__module__ == __name__)
+"""Names of all primitives that work element by element: those with a rule in this file."""
 
 
 def _singular(record: Record, value: Value) -> None:

@@ -2,20 +2,19 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.lax import GatherScatterMode
 from jaxtyping import Int
 
+from jaxprune.graph._blocks import reshape_blocks
 from jaxprune.graph._record import Record
 from jaxprune.graph._registry import rule
 from jaxprune.graph._values import NONE, Axis, Ids, Value, all_zeros, concatenate_axes, fixed
 
 _MOST_ROWS = 4096
-Block = tuple[range, range]
-"""Operand axes and result axes between which a reshape moves elements."""
 
 
 @rule('iota')
@@ -209,7 +208,7 @@ def reshape(record: Record, equation: Any, operands: list[Value]) -> list[Value]
         # Nothing lies in it, so it fits beside anything.
         return [Value(tuple(Axis(size, uniform=True) for size in equation.outvars[0].aval.shape), operand.data)]
     result = [Axis(size, uniform=True) for size in equation.outvars[0].aval.shape]
-    for sources, targets in _blocks([axis.size for axis in operand.axes], [axis.size for axis in result]):
+    for sources, targets in reshape_blocks([axis.size for axis in operand.axes], [axis.size for axis in result]):
         moved = _move(record, [operand.axes[place] for place in sources], [result[place].size for place in targets])
         for place, axis in zip(targets, moved, strict=True):
             result[place] = axis
@@ -268,25 +267,6 @@ def _whole(record: Record, axis: Axis, size: int) -> Axis:
         return axis
     record.protect(axis.ids, 'picks some of its channels')
     return Axis(size)
-
-
-def _blocks(sizes: Sequence[int], targets: Sequence[int]) -> Iterator[Block]:
-    """Smallest runs of axes with as many elements on both sides, from the right, so that channels meet channels."""
-    i, j = len(sizes), len(targets)
-    while i and j:
-        left, right = i - 1, j - 1
-        before, after = sizes[left], targets[right]
-        while before != after:
-            if before < after:
-                left -= 1
-                before *= sizes[left]
-            else:
-                right -= 1
-                after *= targets[right]
-        yield range(left, i), range(right, j)
-        i, j = left, right
-    if i:
-        yield range(i), range(0)
 
 
 def _move(record: Record, axes: list[Axis], sizes: list[int]) -> list[Axis]:

@@ -1,5 +1,7 @@
 """From a function of variables and inputs to its connectivity graph."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +13,8 @@ from jaxprune.graph._cost import Cost, sum_of_products
 from jaxprune.graph._edges import find_edges
 from jaxprune.graph._groups import OUTPUT, Solution, find_groups, solve
 from jaxprune.graph._leaves import Leaves, longest_prefixes
-from jaxprune.graph._proof import Proof
+from jaxprune.graph._program import Program, trace_program
+from jaxprune.graph._proof import Derivation, Lessons, Walk, failure, follow_better, learn
 from jaxprune.graph._record import Protection, Record
 from jaxprune.graph._registry import walk
 from jaxprune.graph._types import Graph, Group, LayerInfo, Path
@@ -55,63 +58,63 @@ def trace(
     Raises:
       UserError: if a prefix in `layers` fits no leaf, or a name stands there twice.
     """
-    return _trace(Proof(apply, variables, inputs), layers, approximate, prove)
+    derive = functools.partial(_derive, trace_program(apply, variables, inputs), layers, approximate)
+    found, lessons = follow_better(derive)
+    if not prove:
+        return found.graph
+    while (more := learn(found, lessons)) is not None:
+        lessons = more
+        found = derive(lessons)
+    return dataclasses.replace(found.graph, walk=found.walk)
 
 
-def differences(
-    apply: Callable[..., Any], variables: Any, graph: Graph, removed: Mapping[str, Sequence[int]], *inputs: Any
-) -> list[str]:
+def differences(graph: Graph, removed: Mapping[str, Sequence[int]]) -> list[str]:
     """Where the function without these channels is not what follows from the whole one; nothing is computed.
 
     `trace` compares with the function at some other widths; this compares at exactly those that are wanted. A list
     that is empty says that slicing computes what masking does.
 
     Args:
-      apply: as given to `trace`.
-      variables: as given to `trace`.
-      graph: what it returned.
+      graph: of a trace with `prove`.
       removed: name of a group -> channels that go.
-      *inputs: as given to `trace`.
 
     Returns:
       A line for every difference; numbers that depend on the width are no difference where the graph allows them.
+
+    Raises:
+      UserError: if the graph was traced with `prove=False`.
     """
-    proof = Proof(apply, variables, inputs)
-    proof.choices |= graph.ways
+    if graph.walk is None:
+        raise UserError('the graph was traced with prove=False: trace the function without it to compare widths')
+    channels = [(graph.group_of(name), np.asarray(channels, int)) for name, channels in removed.items()]
     approximate = any(group.approximate for group in graph.groups)
-    _derive(proof, None, approximate)
-    kept = proof.kept([(graph.group_of(name), np.asarray(channels, int)) for name, channels in removed.items()])
+    # Where they differ, it may be that the function or JAX's settings are not what they were when it was traced.
+    return _reasons(graph.walk, channels, approximate) and _reasons(graph.walk.again(), channels, approximate)
+
+
+def _reasons(walk: Walk, removed: Sequence[tuple[Group, Ids]], approximate: bool) -> list[str]:
     try:
-        findings = proof.check(kept)
+        findings = walk.findings(walk.without(removed))
     except Exception as error:
-        return [f'the function does not run at these widths: {error}']
+        findings = [failure(error)]
     return [finding.reason for finding in findings if not (finding.soft and approximate)]
 
 
-def _trace(proof: Proof, layers: Layers | None, approximate: bool, prove: bool) -> Graph:
-    graph = _derive(proof, layers, approximate)
-    while proof.follow_better():
-        graph = _derive(proof, layers, approximate)
-    while prove and proof.refute(graph):
-        graph = _derive(proof, layers, approximate)
-    return graph
-
-
-def _derive(proof: Proof, layers: Layers | None, approximate: bool) -> Graph:
-    leaves = proof.leaves
-    record = Record(leaves, None if layers is None else _owners(leaves, layers), choices=dict(proof.choices))
-    outputs = walk(record, proof.jaxpr.jaxpr, proof.jaxpr.consts, [*leaves.values(), *proof.arguments()])
+def _derive(program: Program, layers: Layers | None, approximate: bool, lessons: Lessons) -> Derivation:
+    leaves = program.leaves
+    record = Record(leaves, None if layers is None else _owners(leaves, layers), choices=lessons.choices)
+    outputs = walk(record, program.jaxpr.jaxpr, program.jaxpr.consts, program.values())
     for result in outputs:
         ids = result.known() if result.split is None else result.split
         record.protections.insert(0, Protection(ids[ids >= 0], OUTPUT))
-    record.protections += proof.protections
+    record.protections += lessons.protections
     names, owner = _name_layers(record, layers)
     solution = solve(record, owner, names)
     groups, group_of_id = find_groups(solution, approximate=approximate)
-    proof.note(solution, group_of_id, outputs)
     edges = find_edges(record, owner, inner=layers is None)
     infos, costs = _layer_infos(record, owner, names, groups), _costs(solution, groups, group_of_id)
-    return Graph(infos, edges, groups, costs, dict(proof.choices))
+    walked = Walk(program, lessons.choices, record.steps, outputs, group_of_id)
+    return Derivation(Graph(infos, edges, groups, costs), walked, solution)
 
 
 def _name_layers(record: Record, layers: Layers | None) -> tuple[list[str], Ids]:

@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 
 from jaxprune.errors import UserError
 from jaxprune.graph._cost import Cost
+
+if TYPE_CHECKING:
+    from jaxprune.graph._proof import Walk
 
 Path = tuple[str, ...]
 Role = Literal['produce', 'along', 'read']
@@ -57,6 +60,7 @@ class Slot:
       layer: to which the leaf belongs.
       masked: whether a mask sets these places to zero. Where every masked slot of a group is zero at a channel, the
         channel is gone: those that read it, and, where a reader has no parameters, those that make it zero.
+      size: of the axis, which may hold more than these channels; None where it is not known.
     """
 
     path: Path
@@ -65,6 +69,12 @@ class Slot:
     role: Role
     layer: str
     masked: bool
+    size: int | None = None
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether an array of this shape can be the leaf."""
+        size = shape[self.axis] if self.axis < len(shape) else 0
+        return size > int(self.indices.max()) if self.size is None else size == self.size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,17 +108,17 @@ class Graph:
       layers: in index order.
       edges: hold indices into `layers`.
       groups: in the order of their lowest layers.
-      ways: how equations that can be followed in several ways (a split into heads) are followed, by their places.
       costs: `parameters` (elements of all leaves, or of the collection `params` where there is one), `macs`
         (multiply-accumulates of convolutions and matrix products for the inputs of the trace) and `activations`
         (elements that those write), by what each group keeps.
+      walk: what it was derived from, for `differences`; None where the trace was not to prove anything.
     """
 
     layers: tuple[LayerInfo, ...]
     edges: tuple[Edge, ...]
     groups: tuple[Group, ...]
     costs: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
-    ways: Mapping[tuple[int, ...], int] = dataclasses.field(default_factory=dict)
+    walk: 'Walk | None' = dataclasses.field(default=None, repr=False)
 
     def groups_of(self, layer: str) -> tuple[Group, ...]:
         """The groups in which the layer of this name produces channels."""

@@ -6,7 +6,7 @@ zeroed instead. A slice cuts out every place where the channel is stored or read
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol, Self
 
 import jax
@@ -46,9 +46,13 @@ def mask(variables: Variables, plan: Plan) -> Any:
     Raises:
       UserError: if the plan is not bound, or it and the variables do not fit together.
     """
-    flat = trees.flatten(variables)
+    return trees.replace(variables, mask_leaves(trees.flatten(variables), plan))
+
+
+def mask_leaves(flat: Mapping[trees.Path, Any], plan: Plan) -> dict[trees.Path, Any]:
+    """Those leaves of flattened variables that a mask changes; see `mask`."""
     cuts = _cuts(flat, plan, lambda slot: slot.masked)
-    return trees.replace(variables, {path: _blank(flat[path], axes) for path, axes in cuts.items()})
+    return {path: _blank(flat[path], axes) for path, axes in cuts.items()}
 
 
 def slice_variables(variables: Variables, plan: Plan) -> Any:
@@ -119,6 +123,8 @@ def planned_parameters(variables: Variables, plan: Plan) -> int:
 
 def bound_graph(plan: Plan) -> Graph:
     """The graph of the plan; a `UserError` where it has none."""
+    if not isinstance(plan, Plan):
+        raise UserError(f'a plan is needed, and this is a {type(plan).__name__}: give what select_channels returned')
     if plan.graph is None:
         raise UserError('the plan is not bound to a model: give plan.on(graph)')
     return plan.graph
@@ -143,7 +149,8 @@ def _input_widths(graph: Graph) -> dict[str, int]:
 
 def _cuts(flat: Mapping[trees.Path, Any], plan: Plan, wanted: Callable[[Slot], bool] = lambda slot: True) -> Cuts:
     cuts: Cuts = {}
-    collections = {path[0] for path in flat}
+    collections = {path[0] for path in flat if path}
+    _check_related(flat, collections, bound_graph(plan))
     for group, kept in _groups(plan):
         for slot in group.slots:
             if not wanted(slot) or slot.path[0] not in collections or _absent(flat, slot):
@@ -154,6 +161,14 @@ def _cuts(flat: Mapping[trees.Path, Any], plan: Plan, wanted: Callable[[Slot], b
     return cuts
 
 
+def _check_related(flat: Mapping[trees.Path, Any], collections: Collection[str], graph: Graph) -> None:
+    """A `UserError` for variables that have nothing in common with the graph."""
+    known = {slot.path[0]: slot.path for group in graph.groups for slot in group.slots if slot.path}
+    if flat and known and known.keys().isdisjoint(collections):
+        have, want = ('/'.join(path) or 'a single leaf' for path in (min(flat), min(known.values())))
+        raise UserError(f'variables do not belong to this model: they hold {have}, the model {want}')
+
+
 def _absent(flat: Mapping[trees.Path, Any], slot: Slot) -> bool:
     """Whether a part of the variables lacks this leaf for a good reason: as statistics have no gradients."""
     return flat.get(slot.path, None if slot.role == 'along' else slot) is None
@@ -161,14 +176,12 @@ def _absent(flat: Mapping[trees.Path, Any], slot: Slot) -> bool:
 
 def _axis_size(flat: Mapping[trees.Path, Any], slot: Slot) -> int:
     shape = getattr(flat.get(slot.path), 'shape', ())
-    size = int(shape[slot.axis]) if slot.axis < len(shape) else 0
-    if int(slot.indices.max()) >= size:
+    if not slot.fits(shape):
+        size = int(shape[slot.axis]) if slot.axis < len(shape) else 0
         have = f'have {size} channels on axis {slot.axis}' if slot.path in flat else 'are missing'
-        raise UserError(
-            f'variables do not belong to this model: {"/".join(slot.path)} {have}, '
-            f'the model needs {int(slot.indices.max()) + 1} or more'
-        )
-    return size
+        needs = f'{int(slot.indices.max()) + 1} or more' if slot.size is None else f'{slot.size}'
+        raise UserError(f'variables do not belong to this model: {"/".join(slot.path)} {have}, the model needs {needs}')
+    return int(shape[slot.axis])
 
 
 def _shape_after(shape: tuple[int, ...], axes: Mapping[int, Stays]) -> tuple[int, ...]:

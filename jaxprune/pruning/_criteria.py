@@ -11,8 +11,21 @@ from jaxprune.pruning._criteria_registry import (
     Reduction,
     Registered,
     Scores,
+    gathered,
     register,
     score,
+    scores_from,
 )
 
-__all__ = ['CRITERIA', 'REDUCTIONS', 'Criterion', 'Reduction', 'Registered', 'Scores', 'register', 'score']
+__all__ = [
+    'CRITERIA',
+    'REDUCTIONS',
+    'Criterion',
+    'Reduction',
+    'Registered',
+    'Scores',
+    'gathered',
+    'register',
+    'score',
+    'scores_from',
+]

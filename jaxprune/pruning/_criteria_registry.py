@@ -114,14 +114,26 @@ def score(
       UserError: for an unknown criterion or reduction, a model or evidence without what the criterion looks at, or
         scores that are not finite.
     """
+    return scores_from(gathered(graph, variables, seed, evidence), name, group, reduce)
+
+
+def gathered(graph: Graph, variables: Any, seed: int, evidence: Evidence | None) -> Evidence:
+    """Evidence of these variables, with what is gathered in `evidence`."""
+    if evidence is not None and not isinstance(evidence, Evidence):
+        what = type(evidence).__name__
+        raise UserError(f'evidence is a {what}: give what gather_gates or gather_activations returned')
+    held = evidence or Evidence(graph, variables)
+    return dataclasses.replace(held, graph=graph, variables=variables, seed=seed, leaves=None)
+
+
+def scores_from(evidence: Evidence, name: str, group: Group, reduce: Reduction) -> Scores:
+    """As `score`, for evidence that is complete: variables are flattened once for all groups."""
     if name not in CRITERIA:
         raise UserError(f'criterion {name!r} does not exist: give one of {", ".join(CRITERIA)}')
     if reduce not in get_args(Reduction):
         raise UserError(f'reduction {reduce!r} does not exist: give one of {", ".join(REDUCTIONS)}')
-    held = evidence or Evidence(graph, variables)
-    held = dataclasses.replace(held, graph=graph, variables=variables, seed=seed)
     registered = CRITERIA[name]
-    factors = [REDUCTIONS[reduce](_rows(name, factor, group, held)) for factor in registered.factors]
+    factors = [REDUCTIONS[reduce](_rows(name, factor, group, evidence)) for factor in registered.factors]
     scores = math.prod([factor.astype(np.float32) for factor in factors], start=_sign(registered))
     if not np.all(np.isfinite(scores)):
         what = _CULPRIT[registered.needs]

@@ -115,7 +115,7 @@ def random(group: Group, evidence: Evidence) -> Rows:
 
     A control for experiments. Of several groups of one layer, the later ones have numbers of their own.
     """
-    if evidence.seed < 0:
+    if not isinstance(evidence.seed, int | np.integer) or evidence.seed < 0:
         raise UserError(f'seed {evidence.seed} cannot be used: give a whole number, 0 or more')
     index = lowest_layer(evidence.graph, group).index
     earlier = [other for other in evidence.graph.groups if other.index < group.index]

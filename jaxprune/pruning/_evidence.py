@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Float64
 
@@ -44,6 +45,7 @@ class Evidence:
       gates: name of a group -> derivative of each example's loss to a gate, a factor (of value 1) of what the readers
         read of the channel.
       activations: name of a group -> statistics of its channels.
+      leaves: of the variables, by path; None: they are flattened when they are first needed.
     """
 
     graph: Graph
@@ -51,10 +53,11 @@ class Evidence:
     seed: int = 0
     gates: Mapping[str, Float[np.ndarray, 'examples channels']] | None = None
     activations: Mapping[str, Activations] | None = None
+    leaves: Mapping[trees.Path, Any] | None = dataclasses.field(default=None, repr=False)
 
     @functools.cached_property
     def _leaves(self) -> Mapping[trees.Path, Any]:
-        return trees.flatten(self.variables)
+        return trees.flatten(self.variables) if self.leaves is None else self.leaves
 
     def leaf(self, path: trees.Path) -> Any:
         """The leaf of the variables at a path; a `UserError` where there is none."""
@@ -66,9 +69,11 @@ class Evidence:
         return self._leaves[path]
 
     def rows(self, slot: Slot) -> Float64[np.ndarray, 'channels values']:
-        """What the slot's leaf holds of each channel; a channel with k places on the axis owns all of theirs."""
-        leaf = self.leaf(slot.path)
-        rows = np.moveaxis(np.asarray(leaf).astype(np.float64), slot.axis, 0)
+        """What the slot's leaf holds of each channel; a channel with k places on the axis owns all of theirs.
+
+        Of complex numbers, real and imaginary parts.
+        """
+        rows = np.moveaxis(_numbers(self.leaf(slot.path), slot), slot.axis, 0)
         return rows[slot.indices].reshape(len(slot.indices), -1)
 
     def kernels(self, group: Group) -> Iterator[Float64[np.ndarray, 'channels values']]:
@@ -109,6 +114,18 @@ class Evidence:
         )
         _check_channels(len(found.mean), group)
         return found
+
+
+def _numbers(leaf: Any, slot: Slot) -> Float64[np.ndarray, '...']:
+    path = '/'.join(slot.path)
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise UserError(f'variables hold no numbers to rank by: {path} is a shape; give arrays, or use random')
+    array = np.asarray(leaf)
+    if not slot.fits(array.shape):
+        raise UserError(f'variables do not belong to this model: {path} has the shape {array.shape}')
+    if np.iscomplexobj(array):
+        array = np.stack([array.real, array.imag], axis=-1)
+    return array.astype(np.float64)
 
 
 def _of_group(gathered: Mapping[str, Any] | None, group: Group, what: str) -> Any:

@@ -25,7 +25,7 @@ def find_layer(graph: Graph, key: Key, aliases: Mapping[str, str] | None = None)
     if isinstance(name, str) and name in by_name:
         return by_name[name]
     index = int(name) if isinstance(name, str) and name.isdecimal() else name
-    if isinstance(index, str | bool) or not 0 <= index < len(graph.layers):
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(graph.layers):
         last = len(graph.layers) - 1
         raise UserError(f'layer {key!r} does not exist: give an index from 0 to {last} or a name ({_examples(graph)})')
     return graph.layers[int(index)]
@@ -34,6 +34,8 @@ def find_layer(graph: Graph, key: Key, aliases: Mapping[str, str] | None = None)
 def is_name(graph: Graph, key: Key, aliases: Mapping[str, str] | None = None) -> bool:
     """Whether a key names one layer or group (or its index does), and is no pattern."""
     names = {layer.name for layer in graph.layers} | {group.name for group in graph.groups} | set(aliases or {})
+    if not isinstance(key, int | str):
+        raise UserError(f'{key!r} is no layer: give an index, a name or a pattern')
     return isinstance(key, int) or key.isdecimal() or key in names
 
 

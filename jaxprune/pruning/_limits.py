@@ -1,7 +1,9 @@
 """Budgets as users write them, as costs with limits; and what a plan costs."""
 
+import math
 import numbers
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,8 +56,21 @@ def find_limits(
     unknown = [name for name in tables if name not in budget or name in (*graph.costs, 'flops')]
     if unknown:
         raise UserError(f'table {unknown[0]!r} is not used: name it in the budget, under a name that no other cost has')
+    if wrong := [name for name, table in tables.items() if not _is_table(table)]:
+        raise UserError(f'table {wrong[0]!r} cannot be read: give layer -> number of kept channels -> cost')
     measured = {name: _tabled(graph, name, table, options, aliases) for name, table in tables.items()}
     return [_limit(graph, name, value, measured) for name, value in budget.items()]
+
+
+def _is_table(table: Any) -> bool:
+    if not isinstance(table, Mapping) or not all(isinstance(measured, Mapping) for measured in table.values()):
+        return False
+    pairs = [pair for measured in table.values() for pair in measured.items()]
+    return all(isinstance(count, numbers.Integral) and _is_cost(cost) for count, cost in pairs)
+
+
+def _is_cost(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _limit(graph: Graph, name: str, value: float, measured: Mapping[str, tuple[list[np.ndarray], float]]) -> Limit:

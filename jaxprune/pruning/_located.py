@@ -75,9 +75,9 @@ def _match(places: Iterable[trees.Path], wanted: Iterable[trees.Path]) -> dict[t
 
 
 def _check(leaf: Any, slot: Slot) -> None:
-    size = jnp.shape(leaf)[slot.axis] if slot.axis < jnp.ndim(leaf) else 0
-    if int(slot.indices.max()) >= size:
+    if not slot.fits(jnp.shape(leaf)):
+        needs = f'{int(slot.indices.max()) + 1} or more' if slot.size is None else f'{slot.size}'
         raise UserError(
             f'the tree does not belong to the traced model: {"/".join(slot.path)} has shape {jnp.shape(leaf)}, '
-            f'but axis {slot.axis} needs {int(slot.indices.max()) + 1} or more'
+            f'but axis {slot.axis} needs {needs}'
         )

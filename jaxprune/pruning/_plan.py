@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -35,6 +36,9 @@ class PlanLayer:
 
     def __post_init__(self) -> None:
         where = f'layer {self.index} ({self.name})'
+        if odd := [place for place in self.keep if not isinstance(place, numbers.Integral)]:
+            raise UserError(f'{where}: kept channel {odd[0]!r} is no whole number')
+        object.__setattr__(self, 'keep', tuple(map(int, self.keep)))
         if not self.keep:
             raise UserError(f'{where}: a plan must keep at least one of its {self.channels} channels')
         if any(later <= earlier for earlier, later in zip(self.keep, self.keep[1:], strict=False)):

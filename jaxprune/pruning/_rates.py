@@ -1,17 +1,23 @@
 """From rates to a plan: which filters go when a share of a layer's filters has to go."""
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float32
 
+from jaxprune import trees
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph, Group
-from jaxprune.pruning._apply import Variables, mask
-from jaxprune.pruning._criteria import score
+from jaxprune.pruning._apply import Variables, mask_leaves
+from jaxprune.pruning._criteria import Reduction, gathered, scores_from
+from jaxprune.pruning._evidence import Evidence
 from jaxprune.pruning._layers import Key, check_patterns, describe, find_group, lowest_layer, matches
 from jaxprune.pruning._plan import Plan, PlanLayer, plan_layer
+from jaxprune.pruning._verify import verified
 
 NOISE = 1e-9
 """Pairs of filters by which a product may exceed a whole number: a rate is rarely exact in binary."""
@@ -28,11 +34,14 @@ def plan_rates(
     rates: Mapping[Key, float],
     *,
     criterion: str = 'l2',
+    reduce: Reduction = 'sum',
+    evidence: Evidence | None = None,
     seed: int = 0,
     min_channels: int | None = None,
     round_to: int | None = None,
     exclude: Iterable[str] = (),
     aliases: Mapping[str, str] | None = None,
+    verify: bool = True,
 ) -> Plan:
     """Removes from every given layer its share of the filters, those with the lowest scores.
 
@@ -44,29 +53,69 @@ def plan_rates(
       variables: its variables.
       rates: layer (index or name) or name of a group -> share of its filters to remove, from 0 to below 1.
       criterion: name in `CRITERIA`.
+      reduce: how the members of a group are combined: `sum`, `mean`, `max` or `l2`.
+      evidence: gradients or activations of the model as it is, for criteria that need them.
       seed: for the criterion `random`.
       min_channels: every layer keeps at least as many (or all, where it has fewer).
       round_to: the number kept is rounded up to a multiple of it (at most to all).
       exclude: patterns of names or indices of layers whose rates do not count.
       aliases: other names of layers -> their names.
+      verify: whether to make sure, as `verify` does, that the function follows these widths. On a graph that was traced
+        with `prove=False` it never does.
 
     Returns:
       The plan, bound to `graph`.
 
     Raises:
       UserError: for a layer that does not exist or cannot be pruned, a rate out of range or one that leaves no filter,
-        two rates for one group, and what the criterion refuses.
+        two rates for one group, and what the criterion refuses; also with `verify`, where the function is another one
+        at these widths.
     """
     _check_minimum('min_channels', min_channels)
     _check_minimum('round_to', round_to)
     targets = _targets(graph, rates, tuple(exclude), aliases)
+    held, opened = gathered(graph, variables, seed, evidence), _open(variables)
     layers: list[PlanLayer] = []
     for _, (group, rate) in sorted(targets.items()):
         kept = _kept_count(graph, group, rate, min_channels, round_to)
-        scores = score(criterion, graph, group, variables, seed)
-        layers.append(plan_layer(graph, group, best(scores, kept)))
-        variables = mask(variables, Plan((layers[-1],), graph))
-    return Plan(tuple(layers), graph)
+        layers.append(plan_layer(graph, group, best(scores_from(held, criterion, group, reduce), kept)))
+        opened = opened.masked(Plan((layers[-1],), graph))
+        held = dataclasses.replace(held, variables=opened.tree, leaves=opened.by_path)
+    return verified(Plan(tuple(layers), graph), verify)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Opened:
+    """Variables whose leaves are looked up once, whatever they are replaced by.
+
+    Attributes:
+      by_path: the leaves.
+      leaves, structure: as `jax.tree.flatten` gives them.
+      places: where the leaf of a path stands among `leaves`.
+    """
+
+    by_path: Mapping[trees.Path, Any]
+    leaves: Sequence[Any]
+    structure: Any
+    places: Mapping[trees.Path, int]
+
+    @property
+    def tree(self) -> Variables:
+        """The variables."""
+        return jax.tree.unflatten(self.structure, self.leaves)
+
+    def masked(self, plan: Plan) -> '_Opened':
+        """What `mask` does."""
+        changed = mask_leaves(self.by_path, plan)
+        numbered = {self.places[path]: leaf for path, leaf in changed.items()}
+        leaves = [numbered.get(place, leaf) for place, leaf in enumerate(self.leaves)]
+        return dataclasses.replace(self, by_path={**self.by_path, **changed}, leaves=leaves)
+
+
+def _open(variables: Variables) -> _Opened:
+    leaves, structure = jax.tree.flatten(variables)
+    places = trees.flatten(jax.tree.unflatten(structure, range(len(leaves))))
+    return _Opened(trees.flatten(variables), leaves, structure, places)
 
 
 def uniform_rates(

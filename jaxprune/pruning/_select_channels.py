@@ -1,6 +1,7 @@
 """From a request (a share to keep, or a budget) to a plan: which channels of which group go."""
 
 import functools
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -13,13 +14,14 @@ from jaxprune.pruning import _pools
 from jaxprune.pruning._apply import Variables
 from jaxprune.pruning._budget import kept_options
 from jaxprune.pruning._counts import Counts, Request, by_budget, by_shares
-from jaxprune.pruning._criteria import Reduction, score
+from jaxprune.pruning._criteria import Reduction, gathered, scores_from
 from jaxprune.pruning._evidence import Evidence
 from jaxprune.pruning._limits import Table, find_limits
 from jaxprune.pruning._plan import Plan, plan_layer
 from jaxprune.pruning._pools import Candidate
 from jaxprune.pruning._rates import best
 from jaxprune.pruning._shares import Asked, find_shares, open_groups
+from jaxprune.pruning._verify import verified
 
 Scope = Literal['layer', 'global', 'isomorphic']
 SCOPES = ('layer', 'global', 'isomorphic')
@@ -47,6 +49,7 @@ def select_channels(
     seed: int = 0,
     within: Plan | None = None,
     aliases: Mapping[str, str] | None = None,
+    verify: bool = True,
 ) -> Plan:
     """Chooses the channels to keep: those with the highest scores, as many as a share or a budget allows.
 
@@ -82,21 +85,26 @@ def select_channels(
       seed: of the criterion `random`.
       within: a plan for the same graph; what it removes goes in any case. Shares still count all channels of `graph`.
       aliases: other names of layers -> their names.
+      verify: whether to make sure, as `verify` does, that the function follows these widths. On a graph that was traced
+        with `prove=False` it never does.
 
     Returns:
       A plan bound to `graph`; groups that keep everything are not listed.
 
     Raises:
       UserError: for names and patterns that match nothing or nothing that can be pruned, contradictory shares for one
-        group, values out of range, and a request that cannot be met: the message says what is the closest that can.
+        group, values out of range, and a request that cannot be met: the message says what is the closest that can;
+        also with `verify`, where the function is another one at these widths.
     """
     scope = scope or ('layer' if budget is None else 'global')
+    given = {'min_channels': min_channels, 'round_to': round_to, 'budget': budget or {}, 'tables': tables or {}}
+    _check_kinds(graph, within, given)
     _check(scope, normalise, keep if remove is None else remove, budget, tables)
     before = Plan((), graph) if within is None else within.on(graph)
     shares = find_shares(graph, keep, remove, aliases)
     wanted = [group for group in open_groups(graph, ignore, aliases) if budget is not None or group.index in shares]
-    ranking: dict[str, Any] = {'reduce': reduce, 'evidence': evidence, 'seed': seed}
-    scores = {group.index: score(criterion, graph, group, variables, **ranking) for group in wanted}
+    held = gathered(graph, variables, seed, evidence)
+    scores = {group.index: scores_from(held, criterion, group, reduce) for group in wanted}
     scores = _compared(scores, _gone(graph, before), normalise or ('mean' if scope == 'global' else 'none'))
     live = {index: int(np.isfinite(own).sum()) for index, own in scores.items()}
     options = {index: kept_options(size, min_channels=min_channels, round_to=round_to) for index, size in live.items()}
@@ -108,9 +116,11 @@ def select_channels(
         rule=f'min_channels={min_channels} round_to={round_to}',
     )
     if budget is None:
-        return _plan(request, before, by_shares(request, shares))
-    limit = functools.partial(find_limits, graph, budget, tables or {}, aliases=aliases)
-    return _plan(request, before, by_budget(request, _kept(graph, before), limit))
+        counts = by_shares(request, shares)
+    else:
+        limit = functools.partial(find_limits, graph, budget, tables or {}, aliases=aliases)
+        counts = by_budget(request, _kept(graph, before), limit)
+    return verified(_plan(request, before, counts), verify)
 
 
 def _plan(request: Request, before: Plan, counts: Counts) -> Plan:
@@ -141,6 +151,17 @@ def _check(
         raise UserError(f'one share for all ({asked}) and a budget are both given: give one, or shares of named layers')
     if tables and not budget:
         raise UserError(f'a table of {next(iter(tables))!r} is given, but no budget: give its limit')
+
+
+def _check_kinds(graph: Any, within: Any, options: Mapping[str, Any]) -> None:
+    if not hasattr(graph, 'groups'):
+        raise UserError(f'the graph is a {type(graph).__name__}: give what trace returned')
+    if within is not None and not isinstance(within, Plan):
+        raise UserError(f'within is a {type(within).__name__}: give the plan of the step before')
+    for name, value in options.items():
+        whole = name in ('min_channels', 'round_to')
+        if not isinstance(value, numbers.Integral if whole else Mapping):
+            raise UserError(f'{name} is {value!r}: give a {"whole number, 1 or more" if whole else "mapping"}')
 
 
 def _gone(graph: Graph, before: Plan) -> dict[int, np.ndarray]:

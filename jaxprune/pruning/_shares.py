@@ -31,13 +31,15 @@ def open_groups(graph: Graph, ignore: Iterable[str], aliases: Aliases | None = N
     Raises:
       UserError: for a pattern that matches nothing, and where no group is left.
     """
+    if not isinstance(ignore, Iterable):
+        raise UserError(f'ignore is {ignore!r}: give a list of patterns')
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     check_patterns(graph, patterns, aliases)
     found = [group for group in graph.groups if group.protected is None]
     left = [group for group in found if not matches(graph, group, patterns, aliases)]
     if not left:
         reasons = '; '.join([f'{group.name}: {group.protected}' for group in graph.groups][:2]) or 'there is no group'
-        why = f'the patterns {", ".join(patterns)} match every group that can be pruned' if found else reasons
+        why = f'the patterns {", ".join(map(str, patterns))} match every group that can be pruned' if found else reasons
         raise UserError(f'no channel can be removed: {why}')
     return left
 

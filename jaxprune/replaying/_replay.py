@@ -56,9 +56,10 @@ def replay(apply: Callable[..., Any], variables: Any, plan: Planned) -> Callable
     Raises:
       UserError: if the plan is not bound, or does not fit the variables.
     """
-    if plan.graph is None:
+    graph = getattr(plan, 'graph', None)
+    if graph is None:
         raise UserError('the plan is not bound to a model: give plan.on(graph)')
-    return replay_kept(apply, variables, kept_places(plan.graph, variables, plan.keep))
+    return replay_kept(apply, variables, kept_places(graph, variables, plan.keep))
 
 
 def kept_places(graph: Graph, variables: Any, keep: Mapping[str, tuple[int, ...]]) -> Places:
@@ -70,7 +71,7 @@ def kept_places(graph: Graph, variables: Any, keep: Mapping[str, tuple[int, ...]
         gone[list(keep[group.name])] = False
         for slot in group.slots:
             shape = shapes.get(slot.path, ())
-            if slot.axis >= len(shape) or shape[slot.axis] <= slot.indices.max():
+            if not slot.fits(shape):
                 raise UserError(f'variables do not belong to this model: {"/".join(slot.path)} has the shape {shape}')
             stays = kept.setdefault(slot.path, {}).setdefault(slot.axis, np.ones(shape[slot.axis], bool))
             stays[slot.indices[gone].ravel()] = False
@@ -92,6 +93,8 @@ def replay_kept(apply: Callable[..., Any], variables: Any, kept: Places) -> Call
 
     def run(small: Any, *inputs: Any, **options: Any) -> Any:
         held = {path: leaf for path, leaf in trees.flatten(small).items() if _is_array(leaf)}
+        if lost := sorted(kept.keys() - held.keys()):
+            raise UserError(f'variables are not those that the plan leaves: {"/".join(lost[0])} is missing')
         values = [_value(path, leaf, shapes, kept.get(path, {})) for path, leaf in held.items()]
         leaves, structure = jax.tree.flatten((inputs, options))
         arguments = [leaf for leaf in leaves if _is_array(leaf)]

@@ -2,10 +2,11 @@
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from jaxprune.graph import reshape_blocks
 from jaxprune.replaying._registry import Step, rule
 from jaxprune.replaying._values import (
     Kept,
@@ -67,7 +68,7 @@ def reshape(step: Step, operands: list[Value]) -> list[Value]:
     if step.params.get('dimensions') is not None:
         raise NotReplayableError('it changes the order of the axes as well')
     kept: list[Kept | None] = [None] * len(sizes)
-    for before, after in _blocks(operand.sizes, sizes):
+    for before, after in reshape_blocks(operand.sizes, sizes):
         moved = _move(
             [operand.kept[axis] for axis in before],
             [operand.sizes[axis] for axis in before],
@@ -89,32 +90,6 @@ def _move(masks: Sequence[Kept | None], sizes: Sequence[int], targets: Sequence[
     if math.prod(int(mask.sum()) for mask in found) != int(block.sum()):
         raise NotReplayableError(f'the channels that stay of {list(sizes)} are no block of {list(targets)}')
     return tuple(unless_all(mask) for mask in found)
-
-
-def _blocks(sizes: Sequence[int], targets: Sequence[int]) -> Iterator[tuple[range, range]]:
-    """Smallest runs of axes with as many elements on both sides."""
-    start = 0
-    while start < min(len(sizes), len(targets)) and sizes[start] == targets[start]:
-        yield range(start, start + 1), range(start, start + 1)
-        start += 1
-    i, j = len(sizes), len(targets)
-    while i > start and j > start and sizes[i - 1] == targets[j - 1]:
-        i, j = i - 1, j - 1
-        yield range(i, i + 1), range(j, j + 1)
-    while i > start and j > start:
-        left, right = i - 1, j - 1
-        before, after = sizes[left], targets[right]
-        while before != after:
-            if (before < after and left > start) or right == start:
-                left -= 1
-                before *= sizes[left]
-            else:
-                right -= 1
-                after *= targets[right]
-        yield range(left, i), range(right, j)
-        i, j = left, right
-    if i > start or j > start:
-        yield range(start, i), range(start, j)
 
 
 @rule('slice')

@@ -44,12 +44,17 @@ def test_variables_and_spec_survive(tmp_path, random_model, name, form):
 
 
 @pytest.mark.slow
-def test_a_fresh_process_computes_the_same_bits(tmp_path, random_model):
+@pytest.mark.parametrize(
+    'names',
+    [models.architectures(), pytest.param(('yolov7-tiny',), marks=pytest.mark.optimized)],
+    ids=['all', 'optimized'],
+)
+def test_a_fresh_process_computes_the_same_bits(tmp_path, random_model, names):
     rng = np.random.default_rng(1)
     images = rng.uniform(size=(2, 64, 64, 3)).astype(np.float32)
     np.save(tmp_path / 'images.npy', images)
     here = {}
-    for name in models.architectures():
+    for name in names:
         spec, variables = random_model(name)
         model, variables = jaxprune.prune(models.Detector(spec), variables, {8: 0.5, 18: 0.5})
         jaxprune.save(model, variables, tmp_path / name)

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.detection import LossConfig, anchor_loss
-from jaxprune.detection._assign import match, winners
+from jaxprune.detection import LossConfig, _assign, anchor_loss
 
 ANCHORS = (((10.0, 13.0), (16.0, 30.0)), ((30.0, 61.0), (62.0, 45.0)))
 STRIDES = (8, 16)
+
+match = jax.jit(_assign.match, static_argnums=(3, 4))
+winners = jax.jit(_assign.winners, static_argnums=1)
 
 
 def pad(rows, images, length):
@@ -39,6 +41,7 @@ def case(request, golden):
     return arrays, LossConfig(**hyper)
 
 
+@pytest.mark.optimized
 def test_loss_and_gradients_are_the_originals(case):
     arrays, config = case
     heads = [ours(arrays[f'pred{i}']) for i in range(3)]
@@ -62,14 +65,20 @@ def random_heads(seed, classes=2, images=2):
     return [jnp.asarray(rng.normal(size=(images, n, n, 2, 5 + classes)), jnp.float32) for n in (8, 4)]
 
 
-def loss(heads, targets, valid, **options):
-    return anchor_loss(heads, targets, valid, anchors=ANCHORS, strides=STRIDES, config=LossConfig(**options))
+@jax.jit
+def loss_and_gradients(heads, targets, valid):
+    """Compiled whole: operation by operation it is compiled in hundreds of programs."""
+
+    def loss(heads):
+        return anchor_loss(heads, targets, valid, anchors=ANCHORS, strides=STRIDES, config=LossConfig())
+
+    return jax.value_and_grad(loss, has_aux=True)(heads)
 
 
 def test_batch_without_targets_learns_only_that_nothing_is_there():
     heads = random_heads(0)
-    targets, valid = pad(np.zeros((0, 6), np.float32), 2, 3)
-    (total, parts), gradients = jax.value_and_grad(loss, has_aux=True)(heads, targets, valid)
+    targets, valid = pad(np.zeros((0, 6), np.float32), 2, 4)
+    (total, parts), gradients = loss_and_gradients(heads, targets, valid)
     assert float(parts.box) == float(parts.cls) == 0
     expected = sum(w * np.log1p(np.exp(np.float64(h[..., 4]))).mean() for w, h in zip((4, 1), heads, strict=True))
     np.testing.assert_allclose(total, 2 * expected, rtol=1e-6)
@@ -78,13 +87,13 @@ def test_batch_without_targets_learns_only_that_nothing_is_there():
 
 def test_one_class_is_not_learnt():
     targets, valid = pad(np.array([[0, 0, 0.5, 0.5, 0.3, 0.3]], np.float32), 2, 1)
-    assert float(loss(random_heads(1, classes=1), targets, valid)[1].cls) == 0
+    assert float(loss_and_gradients(random_heads(1, classes=1), targets, valid)[0][1].cls) == 0
 
 
 def test_degenerate_box_gives_finite_gradients():
     rows = np.array([[0, 0, 0.5, 0.5, 0, 0.2], [1, 1, 1, 1, 0.2, 0.2], [1, 0, 0, 0, 0.2, 0.3]], np.float32)
     targets, valid = pad(rows, 2, 4)
-    (total, _), gradients = jax.value_and_grad(loss, has_aux=True)(random_heads(2), targets, valid)
+    (total, _), gradients = loss_and_gradients(random_heads(2), targets, valid)
     assert np.isfinite(total)
     assert all(np.isfinite(g).all() for g in gradients)
 

@@ -48,6 +48,7 @@ def predictions(seed, count, classes, *, spread=100.0, power=1):
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize('setting', SETTINGS)
 def test_detections_are_those_of_the_original(golden, setting):
     known = np.load(golden / 'trained' / 'nms.npz')

@@ -79,6 +79,23 @@ TRAPS = {
     'a scale by the width': lambda p, h, x: h @ p['b'] * h.shape[1] ** -0.5,
     'largest along the batch': lambda p, h, x: lax.top_k(h.T, 1)[0].reshape(-1)[None] @ p['b'],
     'none of the channels': lambda p, h, x: h @ p['b'] + h[:, :0].sum(),
+    'lengths as an output': lambda p, h, x: (h @ p['b'], jnp.zeros_like(h)),
+    'the gradient of a sum': lambda p, h, x: jax.grad(lambda b: (h @ b).sum())(p['b']),
+    'ones beyond the end': lambda p, h, x: (
+        h @ p['b'] * jnp.ones(h.shape[1]).at[WIDTH - 2].get(mode='fill', fill_value=3.0)
+    ),
+    'a whole number that wraps around': lambda p, h, x: jnp.maximum(
+        (100 * h).astype(jnp.uint8), jnp.full((1, 1), -1).astype(jnp.uint8)
+    ).sum(-1),
+    'a remainder': lambda p, h, x: jnp.fmod(1.3, h) @ p['b'] + h.sum(-1, keepdims=True),
+    'infinite at zero': lambda p, h, x: lax.polygamma(jnp.ones_like(h), abs(h)) @ p['b'] + h.sum(-1, keepdims=True),
+    'a loop over the width': lambda p, h, x: h @ p['b'] * lax.fori_loop(0, 3, lambda i, s: s + h.shape[1], 0),
+    'a loop that picks by the width': lambda p, h, x: lax.fori_loop(
+        0, 2, lambda i, s: s + lax.dynamic_index_in_dim(x.T, h.shape[1] // 4, keepdims=True).sum(), h @ p['b']
+    ),
+    'as often as the width': lambda p, h, x: lax.while_loop(
+        lambda s: s[0] < h.shape[1], lambda s: (s[0] + 5, s[1] * 2), (jnp.zeros((), int), h @ p['b'])
+    )[1],
     'a sum over another width': lambda p, h, x: h @ p['b'] + jnp.zeros((2, (x @ p['d']).shape[1])).sum(-1)[:, None],
 }
 
@@ -128,14 +145,34 @@ def test_what_is_free_is_exact(trap):
     assert_exact(apply, p, x, [(group, range(0, group.channels - 1, 2)) for group in free])
 
 
-def test_kernels_divided_by_their_length_are_layers():
+@pytest.mark.parametrize('scale_first', [True, False])
+def test_kernels_divided_by_their_length_are_layers(scale_first):
     def apply(p, x):
-        kernel = p['g'][None] * p['a'] / jnp.linalg.norm(p['a'], axis=0)[None]
+        length = jnp.linalg.norm(p['a'], axis=0)[None]
+        kernel = p['g'][None] * p['a'] / length if scale_first else p['a'] / length * p['g'][None]
         return jax.nn.silu(x @ kernel) @ p['b']
 
     shapes = {'a': (5, WIDTH), 'b': (WIDTH, 3), 'g': (WIDTH,)}
     p = {name: np.random.default_rng(1).normal(size=shape) for name, shape in shapes.items()}
     x = np.random.default_rng(2).normal(size=(2, 5))
+    found = graph.trace(apply, p, x)
+    assert found.group_of('a').protected is None
+    assert_exact(apply, p, x, [(found.group_of('a'), (1, 5))])
+
+
+@pytest.mark.parametrize('loop', [True, False])
+def test_kernels_in_a_stack_are_picked_by_number(loop):
+    def apply(p, x):
+        h, stack = x @ p['a'], jnp.asarray(p['m'])
+        if loop:
+            h = lax.fori_loop(0, stack.shape[0], lambda i, h: jnp.tanh(h @ stack[i]), h)
+        else:
+            h = jnp.tanh(h @ stack[jnp.asarray(x[0, 0] > 0, int)])
+        return h @ p['b']
+
+    rng = np.random.default_rng(3)
+    p = {name: rng.normal(size=shape) for name, shape in (SHAPES | {'m': (2, WIDTH, WIDTH)}).items()}
+    x = rng.normal(size=(2, 5))
     found = graph.trace(apply, p, x)
     assert found.group_of('a').protected is None
     assert_exact(apply, p, x, [(found.group_of('a'), (1, 5))])

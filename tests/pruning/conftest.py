@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.graph import trace
+from jaxprune.graph import Slot, trace
 
 hypothesis.settings.register_profile('jaxprune', deadline=None)  # the first example may compile
 hypothesis.settings.load_profile('jaxprune')
@@ -32,6 +32,7 @@ def inputs(widths):
 class FakeGraph:
     layers: tuple
     groups: tuple
+    walk: None = None
 
     def group_of(self, name):
         return next(group for group in self.groups if name in group.layers)
@@ -77,14 +78,8 @@ def make_variables(seed=0, widths=LAYERS):
 
 
 def _slot(path, axis, start, channels, role, layer):
-    return types.SimpleNamespace(
-        path=tuple(path.split('/')),
-        axis=axis,
-        indices=start + np.arange(channels)[:, None],
-        role=role,
-        layer=layer,
-        masked=role == 'read',
-    )
+    indices = start + np.arange(channels)[:, None]
+    return Slot((*path.split('/'),), axis, indices, role, layer, masked=role == 'read')
 
 
 def _own_slots(name, channels):

@@ -153,7 +153,7 @@ def test_separable_costs_make_a_multiple_choice_knapsack(measured):
     found = allocate(values, options, [Limit('latency', table if measured else cost, limit)], gap=0)
     assert found.optimal
     sizes = [len(option) for option in options]
-    one = sparse.block_diag([np.ones((1, size)) for size in sizes])
+    one = sparse.block_diag([sparse.coo_array(np.ones((1, size))) for size in sizes])
     program = optimize.milp(
         -np.concatenate(values),
         integrality=1,

@@ -181,7 +181,7 @@ def test_scores_follow_the_channels(graph, variables, evidence, name):
 
 
 def _reordered(slot, order):
-    return types.SimpleNamespace(**{**vars(slot), 'indices': slot.indices[order]})
+    return dataclasses.replace(slot, indices=slot.indices[order])
 
 
 @pytest.mark.parametrize('name', OF_WEIGHTS)

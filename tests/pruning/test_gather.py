@@ -11,7 +11,7 @@ import pytest
 
 from jaxprune import trees
 from jaxprune.errors import UserError
-from jaxprune.graph import trace
+from jaxprune.graph import Slot, trace
 from jaxprune.pruning import score
 from jaxprune.pruning._gather import gather_activations, gather_gates
 
@@ -153,9 +153,7 @@ def test_half_precision(small):
 
 
 def _slot(path, axis, indices, role, layer, *, masked=True):
-    return types.SimpleNamespace(
-        path=tuple(path.split('/')), axis=axis, indices=np.array(indices), role=role, layer=layer, masked=masked
-    )
+    return Slot((*path.split('/'),), axis, np.array(indices), role, layer, masked)
 
 
 def _one_group(layers, *slots):

@@ -1,5 +1,6 @@
 """Rates to plans: the published count, the order of layers, limits and refusals."""
 
+import dataclasses
 import math
 from fractions import Fraction
 
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxprune import trees
 from jaxprune.errors import UserError
-from jaxprune.pruning import CRITERIA, mask, plan_rates, removed_filters, score, uniform_rates
+from jaxprune.pruning import CRITERIA, Evidence, mask, plan_rates, register, removed_filters, score, uniform_rates
 
 
 @given(st.integers(1, 2048), st.integers(0, 99))
@@ -55,6 +57,51 @@ def test_removed_inputs_do_not_count(graph, variables):
     variables['params']['e']['kernel'][:] = 0
     assert 0 in plan_rates(graph, variables, {'d': 0.4}).keep['d']
     assert 0 not in plan_rates(graph, variables, {'d': 0.4, 'b': 0.5}).keep['d']
+
+
+def test_criteria_see_masked_variables(graph, variables, monkeypatch):
+    monkeypatch.delitem(CRITERIA, 'seen', raising=False)
+    seen = {}
+
+    @register('seen')
+    def look(group, evidence):
+        seen[group.name] = evidence
+        return np.stack([kernel.sum(axis=1) for kernel in evidence.kernels(group)])
+
+    plan = plan_rates(graph, variables, {'a': 0.5, 'b': 0.5, 'd': 0.4}, criterion='seen')
+    del CRITERIA['seen']
+    for name, before in {'a': (), 'b': ('a',), 'd': ('a', 'b')}.items():
+        expected = mask(variables, dataclasses.replace(plan, layers=[x for x in plan.layers if x.name in before]))
+        assert trees.flatten(seen[name].variables).keys() == trees.flatten(expected).keys()
+        for path, leaf in trees.flatten(expected).items():
+            np.testing.assert_array_equal(trees.get(seen[name].variables, path), leaf)
+            np.testing.assert_array_equal(seen[name].leaf(path), leaf)
+
+
+@pytest.mark.parametrize('reduce', ['sum', 'mean', 'max', 'l2'])
+def test_members_of_a_group_are_combined_as_asked(graph, variables, reduce):
+    """Layers d and e are one group."""
+    scores = score('l2', graph, graph.group_of('d'), variables, reduce=reduce)
+    kept = plan_rates(graph, variables, {'d': 0.4}, reduce=reduce).keep['d']
+    assert kept == tuple(sorted(np.argsort(scores, kind='stable')[-len(kept) :].tolist()))
+
+
+def test_reductions_differ(graph, variables):
+    for name, scale in (('d', [3, 1, 0, 2, 2, 2]), ('e', [0, 2.5, 3.9, 2, 2, 2])):
+        kernel = variables['params'][name]['kernel']
+        kernel[:] = np.resize(scale, kernel.shape[-1])
+    summed, largest = (plan_rates(graph, variables, {'d': 0.2}, reduce=reduce).keep for reduce in ('sum', 'max'))
+    assert summed != largest
+
+
+def test_evidence(graph, variables):
+    gates = np.stack([np.arange(8.0), -np.arange(8.0)[::-1]])
+    held = Evidence(graph, variables, gates={'b': gates})
+    expected = score('taylor', graph, graph.group_of('b'), variables, evidence=held)
+    kept = plan_rates(graph, variables, {'b': 0.5}, criterion='taylor', evidence=held).keep['b']
+    assert kept == tuple(sorted(np.argsort(expected, kind='stable')[-4:].tolist()))
+    with pytest.raises(UserError, match='gather_gates'):
+        plan_rates(graph, variables, {'b': 0.5}, criterion='taylor')
 
 
 def test_a_group_goes_by_any_member(graph, variables):
@@ -105,6 +152,7 @@ def test_aliases(graph, variables):
         ({1: 0.9}, {}, r'rate 0.9 leaves no filter of layer 1 \(b\), which has 8: give 0.75 or less'),
         ({3: 0.2, 4: 0.4}, {}, 'd, e are pruned together, but have rates 0.2 and 0.4'),
         ({1: 0.5}, {'criterion': 'l9'}, "'l9'"),
+        ({1: 0.5}, {'reduce': 'median'}, "'median'"),
         ({1: 0.5}, {'min_channels': 0}, 'min_channels is 0'),
         ({1: 0.5}, {'round_to': -8}, 'round_to is -8'),
     ],

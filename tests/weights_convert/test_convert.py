@@ -26,6 +26,7 @@ def _error(actual, expected):
     return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ('file', 'form'),
     [
@@ -145,6 +146,7 @@ def test_family_has_the_architecture_of_the_registry(find, file):
     assert spec == built
 
 
+@pytest.mark.optimized
 def test_trained_checkpoint_computes_what_the_original_computes(find):
     converted = convert_checkpoint(find('trained/yolov7-tiny-bccd.pt'))
     expected = np.load(find('trained/nms.npz'))

@@ -1,0 +1,1 @@
+"""Small networks, one per feature, written once; pruned with Torch-Pruning and with jaxprune."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jaxprune.pruning import Plan, mask, select_channels, verify
     from jaxprune.pruning import slice_variables as slice
     from jaxprune.replaying import replay
+    from jaxprune.sensitivity import scan_model as scan
 
 _HOMES = {
     'Plan': ('jaxprune.pruning', 'Plan'),
@@ -27,6 +28,7 @@ _HOMES = {
     'replay': ('jaxprune.replaying', 'replay'),
     'resize': ('jaxprune.frameworks', 'resize'),
     'save': ('jaxprune.checkpoint', 'save'),
+    'scan': ('jaxprune.sensitivity', 'scan_model'),
     'select_channels': ('jaxprune.pruning', 'select_channels'),
     'slice': ('jaxprune.pruning', 'slice_variables'),
     'trace': ('jaxprune.graph', 'trace'),
@@ -45,6 +47,7 @@ __all__ = [
     'replay',
     'resize',
     'save',
+    'scan',
     'select_channels',
     'slice',
     'trace',

@@ -4,6 +4,7 @@ A path is a tuple of strings, one for every key of `jax.tree_util.tree_flatten_w
 of attributes, indices of sequences. `None` counts as a leaf.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -103,3 +104,12 @@ def _text(key: Any) -> str:
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
     return str(key)
+
+
+def digest(*parts: Any) -> str:
+    """A short digest of settings, variables and data: of every leaf its bytes or, where it is no array, its text."""
+    state = hashlib.sha256()
+    for leaf in jax.tree.leaves(parts):
+        is_array = isinstance(leaf, np.ndarray | jax.Array)
+        state.update(np.asarray(leaf).tobytes() if is_array else repr(leaf).encode())
+    return state.hexdigest()[:16]

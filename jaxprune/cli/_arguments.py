@@ -41,6 +41,24 @@ def device(parser: Any) -> None:
     parser.add_argument('--device', metavar='NAME', help='cpu, gpu, tpu, or one of several as in gpu:1')
 
 
+def share(parser: Any) -> None:
+    """One of several processes that share the work."""
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument(
+        '--share',
+        metavar='I/N',
+        help='do part I of N, counted from 0; the other parts are done by other processes with the same output, which '
+        'need not know of each other',
+    )
+    several.add_argument(
+        '--distributed',
+        nargs='*',
+        metavar='HOST:PORT N I',
+        help='this is process I of N of one JAX job (a TPU pod), whose first process listens at HOST:PORT; nothing '
+        'follows where JAX finds them itself',
+    )
+
+
 def image_size(parser: Any, default: int = 640) -> None:
     """Side of square images."""
     parser.add_argument('--img', type=int, default=default, metavar='SIZE', help=f'image size in pixels ({default})')

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxprune.cli import _arguments as arguments
 from jaxprune.cli import _models, _print
+from jaxprune.errors import UserError
 
 
 def prune(commands: Any) -> None:
@@ -124,21 +125,23 @@ def scan(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from jaxprune import pipeline
 
-        pipeline.scan(
-            options.model,
-            options.data,
-            options.output,
-            rates=options.rates,
-            layers=options.layers,
-            exclude=options.exclude,
-            criterion=options.criterion,
-            seed=options.seed,
-            split=options.split,
-            image_size=options.img,
-            batch=options.batch,
-            conf=options.conf,
-            iou=options.iou,
-        )
+        settings = {
+            'rates': options.rates,
+            'layers': options.layers,
+            'exclude': options.exclude,
+            'criterion': options.criterion,
+            'seed': options.seed,
+            'split': options.split,
+            'image_size': options.img,
+            'batch': options.batch,
+            'images': options.images,
+            'conf': options.conf,
+            'iou': options.iou,
+        }
+        if options.estimate:
+            _print.estimate(pipeline.estimate(options.model, options.data, **settings), as_json=options.json)
+        else:
+            pipeline.scan(options.model, options.data, options.output, share=_share(options.share), **settings)
 
     parser = arguments.command(commands, 'scan', run, 'measure what pruning each layer alone would cost')
     arguments.model(parser)
@@ -149,7 +152,24 @@ def scan(commands: Any) -> None:
     arguments.seed(parser, 'of criterion random')
     arguments.image_size(parser)
     arguments.evaluation(parser)
-    arguments.output(parser, 'table to write or to go on with, a row per line')
+    arguments.share(parser)
+    parser.add_argument('--images', type=int, metavar='N', help='only so many images, drawn with the seed')
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--estimate', action='store_true', help='only say how long it will take and how much memory')
+    arguments.output(what, 'table to write or to go on with, a row per line', required=False)
+    arguments.json(parser)
+
+
+def _share(text: str | None) -> Any:
+    """`I/N`; None: as JAX says."""
+    from jaxprune import sensitivity
+
+    if text is None:
+        return None
+    index, _, count = text.partition('/')
+    if not (index.isdigit() and count.isdigit()):
+        raise UserError(f'--share {text}: give I/N, such as 0/2 and 1/2 for two processes')
+    return sensitivity.Share(int(index), int(count))
 
 
 def select(commands: Any) -> None:

@@ -44,6 +44,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         command(commands)
     options = parser.parse_args(arguments)
     try:
+        _join_processes(getattr(options, 'distributed', None))
         _set_device(getattr(options, 'device', None))
         options.run(options)
         sys.stdout.flush()
@@ -62,6 +63,26 @@ def _run(arguments: Sequence[str] | None) -> None:
 def _fail(message: str, code: int) -> NoReturn:
     print(f'jaxprune: error: {message}', file=sys.stderr)
     sys.exit(code)
+
+
+def _join_processes(given: Sequence[str] | None) -> None:
+    """Makes this one of several processes: coordinator, their number and its own, or nothing where JAX finds them."""
+    if given is None:
+        return
+    import jax
+
+    if len(given) not in (0, 3) or not all(number.isdigit() for number in given[1:]):
+        raise UserError(
+            f'--distributed {" ".join(given)}: give HOST:PORT of the first process, how many there are, and which one '
+            'this is, counted from 0; or nothing, where JAX finds them itself'
+        )
+    try:
+        if given:
+            jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+        else:
+            jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f'--distributed: the processes do not find each other ({error})') from error
 
 
 def _set_device(name: str | None) -> None:

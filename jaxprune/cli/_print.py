@@ -193,3 +193,22 @@ def iterated(result: Mapping[str, Any], *, as_json: bool) -> None:
     if result['stopped']:
         print(f'stopped early: {result["stopped"]}')
     return print(f'report: {result["report"]}')
+
+
+def estimate(result: Any, *, as_json: bool) -> None:
+    """`jaxprune scan --estimate`."""
+    if as_json:
+        _json(result)
+        return
+    device = '' if result.device_bytes is None else f', {result.device_bytes / 1e9:.1f} GB on each device'
+    print(
+        f'{result.cells} cells: {_duration(result.seconds)}, of it {_duration(result.compile_seconds)} to compile; '
+        f'{result.host_bytes / 1e9:.1f} GB of memory{device}; a cell computes {result.computed:.0%} of the model'
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    minutes = round(seconds / 60)
+    return f'{minutes} min' if minutes < 120 else f'{minutes // 60} h {minutes % 60:02d} min'

@@ -123,6 +123,11 @@ class EvalBatches:
         return tuple(dict.fromkeys((self.batch, *part.shape, 3) for part in self._parts))
 
     @property
+    def pixels(self) -> tuple[int, ...]:
+        """Pixels of every batch, filled rows counted."""
+        return tuple(self.batch * part.shape[0] * part.shape[1] for part in self._parts)
+
+    @property
     def order(self) -> Int[np.ndarray, ' n']:
         """Index into the data set of every image, in the order of the batches."""
         return np.concatenate([part.indices for part in self._parts])

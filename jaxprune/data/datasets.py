@@ -48,6 +48,17 @@ class DetectionDataset:
         """Number of classes."""
         return len(self.names)
 
+    def subset(self, indices: Int[np.ndarray, ' k']) -> 'DetectionDataset':
+        """Only these images."""
+        chosen = [int(index) for index in indices]
+        return dataclasses.replace(
+            self,
+            images=tuple(self.images[index] for index in chosen),
+            sizes=self.sizes[chosen],
+            labels=tuple(self.labels[index] for index in chosen),
+            image_ids=tuple(self.image_ids[index] for index in chosen),
+        )
+
     def coco_ground_truth(self) -> dict[str, Any]:
         """The ground truth as a COCO dictionary: of the annotation file, crowds too, else made from the labels.
 

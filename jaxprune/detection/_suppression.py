@@ -110,9 +110,11 @@ def _best(scores: Float[Array, 'n w'], chunk: int) -> tuple[Float[Array, 'k'], I
 def _top(values: Float[Array, 'n'], size: int) -> tuple[Float[Array, 'k'], Int[Array, 'k']]:
     """The highest values and their indices.
 
-    Without the barrier XLA merges what reads the result into it, no longer sees a partial sort, and sorts everything.
+    Without the barriers XLA merges what reads the result into it, no longer sees a partial sort, and sorts everything.
+    (One barrier around both makes programs for several devices of a CPU fail in the compiler.)
     """
-    return jax.lax.optimization_barrier(jax.lax.top_k(values, size))
+    score, index = jax.lax.top_k(values, size)
+    return jax.lax.optimization_barrier(score), jax.lax.optimization_barrier(index)
 
 
 def _suppress_chunk(

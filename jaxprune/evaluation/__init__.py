@@ -3,13 +3,20 @@
 from jaxprune.evaluation._boxes import Predictions, Targets, collect, concatenate
 from jaxprune.evaluation._matching import THRESHOLDS, match
 from jaxprune.evaluation.coco import CocoMetrics, coco_metrics, coco_results, evaluate_results
-from jaxprune.evaluation.metrics import DetectionMetrics, detection_metrics
+from jaxprune.evaluation.metrics import (
+    DetectionMetrics,
+    StackedMetrics,
+    detection_metrics,
+    metrics_of_many,
+    resampled_metrics,
+)
 
 __all__ = [
     'THRESHOLDS',
     'CocoMetrics',
     'DetectionMetrics',
     'Predictions',
+    'StackedMetrics',
     'Targets',
     'coco_metrics',
     'coco_results',
@@ -18,4 +25,6 @@ __all__ = [
     'detection_metrics',
     'evaluate_results',
     'match',
+    'metrics_of_many',
+    'resampled_metrics',
 ]

@@ -6,10 +6,12 @@ from jaxtyping import Bool, Float, Int
 from jaxprune.evaluation._boxes import Predictions, Targets
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)
-MAX_PAIRS = 1 << 22
+MAX_PAIRS = 1 << 15  # at a time, so that they stay in the cache
 
 
-def match(predictions: Predictions, targets: Targets) -> Bool[np.ndarray, 'n 10']:
+def match(
+    predictions: Predictions, targets: Targets, *, candidates: Int[np.ndarray, ' n'] | None = None
+) -> Bool[np.ndarray, 'n 10']:
     """Per detection and IoU threshold (0.5, 0.55, …, 0.95), whether it is correct.
 
     A detection looks only at the target of its image and class that it overlaps most. It is correct, at the thresholds
@@ -17,46 +19,48 @@ def match(predictions: Predictions, targets: Targets) -> Bool[np.ndarray, 'n 10'
 
     Args:
         predictions: detections, n of them; equal confidences keep their order.
-        targets: labels.
+        targets: labels, the same for all candidates.
+        candidates: the network that made each detection, from 0; None where there is one. Detections of one candidate
+            do not see those of another.
 
     Returns:
         `bool [n, 10]` in the order of `predictions`.
     """
+    maker = np.zeros(len(predictions), np.int64) if candidates is None else candidates
     classes = 1 + max(predictions.classes.max(initial=0), targets.classes.max(initial=0))
     key = predictions.images * classes + predictions.classes
     target_key = targets.images * classes + targets.classes
     by_key = np.argsort(target_key, kind='stable')
-    target_key, target_boxes = target_key[by_key], targets.boxes_xyxy[by_key]
-    order = np.lexsort((-predictions.scores, key))
+    target_key, target_edges = target_key[by_key], _edges(targets.boxes_xyxy[by_key])
+    order = np.lexsort((-predictions.scores, key, maker))
     first = np.searchsorted(target_key, key[order], side='left')
     count = np.searchsorted(target_key, key[order], side='right') - first
     seen = count > 0
     order, first, count = order[seen], first[seen], count[seen]
     parts = np.array_split(np.arange(len(order)), 1 + int(count.sum()) // MAX_PAIRS)
-    best = [_best_target(predictions.boxes_xyxy[order[p]], first[p], count[p], target_boxes) for p in parts if len(p)]
+    edges = _edges(predictions.boxes_xyxy[order])
+    best = [_best_target(edges[:, p], first[p], count[p], target_edges) for p in parts if len(p)]
     correct = np.zeros((len(predictions), len(THRESHOLDS)), bool)
     if best:
         overlap, taken = (np.concatenate(column) for column in zip(*best, strict=True))
-        winners = _first_come(overlap, taken)
+        winners = _first_come(overlap, maker[order] * len(targets) + taken)
         correct[order[winners]] = overlap[winners, None] > THRESHOLDS
     return correct
 
 
 def _best_target(
-    boxes: Float[np.ndarray, 'n 4'],
+    boxes: Float[np.ndarray, '5 n'],
     first: Int[np.ndarray, ' n'],
     count: Int[np.ndarray, ' n'],
-    target_boxes: Float[np.ndarray, 'm 4'],
+    targets: Float[np.ndarray, '5 m'],
 ) -> tuple[Float[np.ndarray, ' n'], Int[np.ndarray, ' n']]:
     """Largest IoU of each box with targets `first` … `first + count - 1` (one at least), and the first that has it."""
     start = np.cumsum(count) - count
-    owner = np.repeat(np.arange(len(boxes)), count)
-    target = np.arange(len(owner)) + np.repeat(first - start, count)
-    overlap = _iou(boxes[owner], target_boxes[target])
+    target = np.arange(count.sum()) + np.repeat(first - start, count)
+    overlap = _iou(np.repeat(boxes, count, axis=1), np.take(targets, target, axis=1))
     best = np.maximum.reduceat(overlap, start)
-    place = np.flatnonzero(overlap == best[owner])
-    leading = np.flatnonzero(np.diff(owner[place], prepend=-1))
-    return best, target[place[leading]]
+    place = np.flatnonzero(overlap == np.repeat(best, count))
+    return best, target[place[np.searchsorted(place, start)]]
 
 
 def _first_come(overlap: Float[np.ndarray, ' n'], taken: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' k']:
@@ -66,10 +70,15 @@ def _first_come(overlap: Float[np.ndarray, ' n'], taken: Int[np.ndarray, ' n']) 
     return candidates[leading]
 
 
-def _iou(left: Float[np.ndarray, 'n 4'], right: Float[np.ndarray, 'n 4']) -> Float[np.ndarray, ' n']:
+def _edges(boxes: Float[np.ndarray, 'n 4']) -> Float[np.ndarray, '5 n']:
+    """Left, top, right, bottom and area."""
+    left, top, right, bottom = boxes.T
+    return np.stack([left, top, right, bottom, (right - left) * (bottom - top)])
+
+
+def _iou(a: Float[np.ndarray, '5 n'], b: Float[np.ndarray, '5 n']) -> Float[np.ndarray, ' n']:
     """Overlap of each pair of boxes, in float32; 0 where both are empty."""
-    a, b = left.T, right.T
     inner = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0)
     inner *= np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner
+    union = a[4] + b[4] - inner
     return np.divide(inner, union, out=np.zeros_like(inner), where=union > 0)

@@ -5,13 +5,16 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Num
 
+from jaxprune.errors import UserError
 from jaxprune.evaluation._boxes import Predictions, Targets
+from jaxprune.evaluation._curves import CONFIDENCES, RECALLS, at_confidences, average_precisions
 from jaxprune.evaluation._matching import THRESHOLDS, match
+from jaxprune.evaluation._ranking import Ranking, count_copies, rank
 
-CONFIDENCES = np.linspace(0, 1, 1000)
-RECALLS = np.linspace(0, 1, 101)
+MAX_CELLS = 1 << 18  # of the arrays in use at a time: faster than larger ones, and memory stays flat
+CELLS_PER_CLASS = len(CONFIDENCES) + len(RECALLS) * len(THRESHOLDS)
 SMALL = 1e-16  # keeps 0 / 0 at 0
 
 
@@ -48,6 +51,33 @@ class DetectionMetrics:
         return {key: _plain(value) for key, value in vars(self).items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class StackedMetrics:
+    """The metrics of several candidates or resamples: the fields of `DetectionMetrics` with a leading axis.
+
+    `stacked[i]` is the metric of one of them.
+    """
+
+    precision: Float[np.ndarray, ' r']
+    recall: Float[np.ndarray, ' r']
+    map50: Float[np.ndarray, ' r']
+    map50_95: Float[np.ndarray, ' r']
+    confidence: Float[np.ndarray, ' r']
+    per_class_map50_95: Float[np.ndarray, 'r classes']
+    per_class_map50: Float[np.ndarray, 'r classes']
+    per_class_precision: Float[np.ndarray, 'r classes']
+    per_class_recall: Float[np.ndarray, 'r classes']
+    targets: Int[np.ndarray, 'r classes']
+
+    def __len__(self) -> int:
+        return len(self.precision)
+
+    def __getitem__(self, index: int) -> DetectionMetrics:
+        row: dict[str, Any] = {name: column[index] for name, column in vars(self).items()}
+        figures: dict[str, Any] = {name: value if value.ndim else float(value) for name, value in row.items()}
+        return DetectionMetrics(**figures)
+
+
 def detection_metrics(predictions: Predictions, targets: Targets, classes: int) -> DetectionMetrics:
     """Computes the metric over a whole data set.
 
@@ -63,69 +93,135 @@ def detection_metrics(predictions: Predictions, targets: Targets, classes: int) 
     Returns:
         The metric; zeros if nothing is correct or there are no targets.
     """
-    correct = match(predictions, targets)
-    order = np.lexsort((-predictions.scores, predictions.classes))
-    scores, correct = predictions.scores[order], correct[order]
-    ends = np.searchsorted(predictions.classes[order], np.arange(classes + 1))
-    counts = np.bincount(targets.classes, minlength=classes)
-    present = np.flatnonzero(counts)
-    curves = [
-        _class_curves(scores[ends[c] : ends[c + 1]], correct[ends[c] : ends[c + 1]], int(counts[c])) for c in present
-    ]
-    precision = np.array([curve[0] for curve in curves]).reshape(-1, len(CONFIDENCES))
-    recall = np.array([curve[1] for curve in curves]).reshape(-1, len(CONFIDENCES))
-    average = np.array([curve[2] for curve in curves]).reshape(-1, len(THRESHOLDS))
+    return metrics_of_many(predictions, targets, classes, np.zeros(len(predictions), np.int64), count=1)[0]
+
+
+def metrics_of_many(
+    predictions: Predictions, targets: Targets, classes: int, candidates: Int[np.ndarray, ' n'], *, count: int
+) -> StackedMetrics:
+    """Computes `detection_metrics` of each of several networks on one data set, in one go.
+
+    Args:
+        predictions: the detections of all networks, in any order; those of one image and network in the order that
+            non-maximum suppression gave.
+        targets: all labels.
+        classes: number of classes.
+        candidates: `int64 [n]`, the network that made each detection, from 0.
+        count: number of networks; one without detections gets zeros.
+
+    Returns:
+        The metrics `[count, ...]`.
+
+    Raises:
+        UserError: a number in `candidates` is not one of 0 … count - 1.
+    """
+    if count < 1 or not 0 <= candidates.min(initial=0) <= candidates.max(initial=0) < count:
+        raise UserError(
+            f'candidates: numbers to {candidates.max(initial=0)} for {count} candidates; number them from 0'
+        )
+    order = np.argsort(candidates, kind='stable')
+    ends = np.searchsorted(candidates[order], np.arange(count + 1))
+    labels = _labels(targets, classes, 1 + int(max(predictions.images.max(initial=0), targets.images.max(initial=0))))
+    block = np.cumsum(np.diff(ends) + CELLS_PER_CLASS * classes) // MAX_CELLS
+    parts = []
+    for members in np.split(np.arange(count), np.flatnonzero(np.diff(block)) + 1):
+        chosen = order[ends[members[0]] : ends[members[-1] + 1]]
+        some = Predictions(*(column[chosen] for column in vars(predictions).values()))
+        ranking = _ranked(some, targets, classes, candidates[chosen] - members[0], len(members))
+        parts.append(_stacked(ranking, np.ones((1, len(labels)), np.int64), labels))
+    return _joined(parts)
+
+
+def resampled_metrics(
+    predictions: Predictions, targets: Targets, classes: int, weights: Num[np.ndarray, 'r images']
+) -> StackedMetrics:
+    """Computes `detection_metrics` of r data sets in which image i stands `weights[:, i]` times, as a bootstrap does.
+
+    The same as with every image, its detections and its labels written down that many times under different indices.
+    Where confidences are equal, the copies of a detection stand right after one another, in the place of the original.
+    Weights of 1 give the plain metric, 0 leaves the image out, and a class without labels in a resample is left out
+    of that resample's means.
+
+    Args:
+        predictions: all detections.
+        targets: all labels.
+        classes: number of classes.
+        weights: whole numbers, 0 or more.
+
+    Returns:
+        The metrics `[r, ...]`.
+
+    Raises:
+        UserError: a weight is negative or no whole number, there are none, or an image has none.
+    """
+    images = 1 + int(max(predictions.images.max(initial=-1), targets.images.max(initial=-1)))
+    if weights.ndim != 2 or not len(weights) or weights.shape[1] < images:
+        raise UserError(
+            f'weights: their shape is {weights.shape}; give at least one row of {images}, one for each image'
+        )
+    wrong = weights[(weights < 0) | (weights != np.floor(weights)) | ~np.isfinite(weights)]
+    if len(wrong):
+        raise UserError(f'weights: {wrong[0]} is not a number of copies; use whole numbers from 0')
+    whole = weights.astype(np.int64)
+    ranking = _ranked(predictions, targets, classes, np.zeros(len(predictions), np.int64), 1)
+    labels = _labels(targets, classes, whole.shape[1])
+    rows = max(1, MAX_CELLS // (len(predictions) + CELLS_PER_CLASS * classes))
+    return _joined([_stacked(ranking, whole[i : i + rows], labels) for i in range(0, len(whole), rows)])
+
+
+def _ranked(
+    predictions: Predictions, targets: Targets, classes: int, candidates: Int[np.ndarray, ' n'], count: int
+) -> Ranking:
+    """Matches the detections and orders them, with a segment for each class of each candidate."""
+    correct = match(predictions, targets, candidates=candidates)
+    segment = np.where(predictions.classes < classes, candidates * classes + predictions.classes, count * classes)
+    return rank(predictions, correct, segment, count * classes)
+
+
+def _labels(targets: Targets, classes: int, images: int) -> Int[np.ndarray, 'images classes']:
+    """Number of labels."""
+    labels = np.zeros((images, classes), np.int64)
+    np.add.at(labels, (targets.images, targets.classes), 1)
+    return labels
+
+
+def _stacked(
+    ranking: Ranking, weights: Int[np.ndarray, 'r images'], labels: Int[np.ndarray, 'images classes']
+) -> StackedMetrics:
+    """The metrics of several candidates, or of several resamples of one."""
+    classes = labels.shape[1]
+    targets = np.tile(weights @ labels, (1, ranking.segments // classes))
+    counts = count_copies(ranking, weights, targets)
+    curves = (*at_confidences(ranking, counts), average_precisions(ranking, counts))
+    precision, recall, average = (curve.reshape(-1, classes, curve.shape[-1]) for curve in curves)
+    targets = targets.reshape(-1, classes)
     f1 = 2 * precision * recall / (precision + recall + SMALL)
-    best = int((f1.sum(axis=0) / max(len(f1), 1)).argmax())
-    return DetectionMetrics(
-        precision=_mean(precision[:, best]),
-        recall=_mean(recall[:, best]),
-        map50=_mean(average[:, 0]),
-        map50_95=_mean(average),
-        confidence=float(CONFIDENCES[best]),
-        per_class_map50_95=_spread(average.mean(axis=1), present, classes),
-        per_class_map50=_spread(average[:, 0], present, classes),
-        per_class_precision=_spread(precision[:, best], present, classes),
-        per_class_recall=_spread(recall[:, best], present, classes),
-        targets=counts,
+    best = _class_mean(f1, targets).argmax(axis=1)
+    each = {
+        'precision': np.take_along_axis(precision, best[:, None, None], axis=2)[..., 0],
+        'recall': np.take_along_axis(recall, best[:, None, None], axis=2)[..., 0],
+        'map50': average[..., 0],
+        'map50_95': average.mean(axis=2),
+    }
+    return StackedMetrics(
+        **{name: _class_mean(values, targets) for name, values in each.items()},
+        **{f'per_class_{name}': np.where(targets > 0, values, np.nan) for name, values in each.items()},
+        confidence=CONFIDENCES[best],
+        targets=targets,
     )
 
 
-def _class_curves(
-    scores: Float[np.ndarray, ' n'], correct: Bool[np.ndarray, 'n 10'], targets: int
-) -> tuple[Float[np.ndarray, ' 1000'], Float[np.ndarray, ' 1000'], Float[np.ndarray, ' 10']]:
-    """Of one class: precision and recall by confidence at IoU 0.5, and average precision by IoU threshold."""
-    if not len(scores):
-        return np.zeros(len(CONFIDENCES)), np.zeros(len(CONFIDENCES)), np.zeros(len(THRESHOLDS))
-    found = correct.cumsum(axis=0)
-    recall = found / (targets + SMALL)
-    precision = found / np.arange(1, len(scores) + 1)[:, None]
-    # np.interp wants rising abscissas: both confidences are negated
-    precision_at = np.interp(-CONFIDENCES, -scores, precision[:, 0], left=1)
-    recall_at = np.interp(-CONFIDENCES, -scores, recall[:, 0], left=0)
-    return precision_at, recall_at, _average_precision(recall, precision)
+def _class_mean(
+    values: Float[np.ndarray, 'r classes *k'], targets: Int[np.ndarray, 'r classes']
+) -> Float[np.ndarray, 'r *k']:
+    """Mean over the classes that have targets; 0 if there are none."""
+    present = (targets > 0).reshape(*targets.shape, *[1] * (values.ndim - 2))
+    return np.where(present, values, 0).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
 
 
-def _average_precision(
-    recall: Float[np.ndarray, 'n 10'], precision: Float[np.ndarray, 'n 10']
-) -> Float[np.ndarray, ' 10']:
-    """Area under the precision-recall curve, per column."""
-    columns = recall.shape[1]
-    recall = np.concatenate([np.zeros((1, columns)), recall, recall[-1:] + 0.01])
-    precision = np.concatenate([np.ones((1, columns)), precision, np.zeros((1, columns))])
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    sampled = [np.interp(RECALLS, x, y) for x, y in zip(recall.T, envelope.T, strict=True)]
-    return np.trapezoid(np.array(sampled), RECALLS, axis=1)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else 0.0
-
-
-def _spread(values: Float[np.ndarray, ' k'], present: Int[np.ndarray, ' k'], classes: int) -> np.ndarray:
-    full = np.full(classes, np.nan)
-    full[present] = values
-    return full
+def _joined(parts: list[StackedMetrics]) -> StackedMetrics:
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return StackedMetrics(*(np.concatenate(column) for column in columns))
 
 
 def _plain(value: Any) -> Any:

@@ -8,15 +8,17 @@ from jaxprune.pipeline._iterate import iterate
 from jaxprune.pipeline._model import connections, export_model, info, new
 from jaxprune.pipeline._prune import plan_diff, plan_rows, prune, prune_model
 from jaxprune.pipeline._run import IterateSettings
-from jaxprune.pipeline._scan import scan, select
+from jaxprune.pipeline._scan import ScanSettings, estimate, scan, select
 from jaxprune.pipeline._train import train
 
 __all__ = [
     'IterateSettings',
+    'ScanSettings',
     'connections',
     'convert',
     'demo',
     'detect',
+    'estimate',
     'evaluate',
     'export_model',
     'info',

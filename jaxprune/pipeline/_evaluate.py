@@ -2,14 +2,12 @@
 
 import dataclasses
 import functools
-import hashlib
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, UInt8
 
 from jaxprune import checkpoint, data, detection, evaluation, models, progress
@@ -57,9 +55,9 @@ def device_batch(batch: int) -> int:
 
 
 def open_batches(
-    dataset: data.DetectionDataset, spec: models.ArchSpec, image_size: int, batch: int
+    dataset: data.DetectionDataset, spec: models.ArchSpec, image_size: int, batch: int, *, devices: int = 1
 ) -> data.EvalBatches:
-    """Rectangular batches for a model, checked against its classes.
+    """Rectangular batches for a model, checked against its classes; each with the rows of all devices.
 
     Raises:
       UserError: where data set and model have different numbers of classes, or the stride does not divide the size.
@@ -67,7 +65,9 @@ def open_batches(
     check_classes(dataset, spec)
     models.check_size(spec, image_size, image_size)
     check_batch(batch)
-    return data.EvalBatches(dataset, image_size, batch=device_batch(batch), group=batch, stride=spec.max_stride)
+    return data.EvalBatches(
+        dataset, image_size, batch=device_batch(batch) * devices, group=batch, stride=spec.max_stride
+    )
 
 
 def check_batch(batch: int) -> None:
@@ -169,15 +169,6 @@ def val(
     model, variables = checkpoint.load(path)
     dataset = data.load_dataset(str(data_file), split)
     return evaluate(model, variables, dataset, image_size=image_size, batch=batch, settings=settings)
-
-
-def digest(*parts: Any) -> str:
-    """A short digest of settings, variables and data: what a result depends on."""
-    state = hashlib.sha256()
-    for leaf in jax.tree.leaves(parts):
-        is_array = isinstance(leaf, np.ndarray | jax.Array)
-        state.update(np.asarray(leaf).tobytes() if is_array else repr(leaf).encode())
-    return state.hexdigest()[:16]
 
 
 def dataset_digest(dataset: data.DetectionDataset) -> Iterable[Any]:

@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxprune import checkpoint, data, models, pruning
+from jaxprune import checkpoint, data, models, pruning, trees
 from jaxprune.errors import UserError
 from jaxprune.files import Path, write_json
 from jaxprune.pipeline import _evaluate, _report, _scan, _train
 from jaxprune.pipeline._prune import apply_plan
 from jaxprune.pipeline._run import IterateSettings, Json, Run, read
+from jaxprune.pipeline._scan_detection import DetectionScan
 
 
 def iterate(path: Path, data_file: Path, output: Path, settings: IterateSettings) -> Json:
@@ -77,7 +78,7 @@ def _claim(run: Run, model: models.Detector, variables: models.Variables) -> Non
     parts = [*_evaluate.dataset_digest(run.train), *_evaluate.dataset_digest(run.val)]
     settings = dataclasses.asdict(run.settings)
     goal = {key: settings.pop(key) for key in ('iterations', 'keep_params')}  # a finished run may be asked for more
-    identity = json.loads(json.dumps({**settings, 'inputs': _evaluate.digest(repr(model.spec), variables, *parts)}))
+    identity = json.loads(json.dumps({**settings, 'inputs': trees.digest(repr(model.spec), variables, *parts)}))
     file = run.path / 'settings.json'
     if file.exists():
         before = {key: value for key, value in read(file).items() if key not in goal}
@@ -127,17 +128,8 @@ def _choose(run: Run, iteration: int, model: models.Detector, variables: models.
         model, variables, settings.rates, exclude=settings.exclude, criterion=settings.criterion, seed=settings.seed
     )
     table = run.file(iteration, 'scan.jsonl')
-    rows = _scan.scan_model(
-        model,
-        variables,
-        run.val,
-        table,
-        cells,
-        ranking=(settings.criterion, settings.seed),
-        width=len(set(settings.rates)),
-        image_size=settings.image_size,
-        batch=_EVALUATION_BATCH,
-    )
+    task = DetectionScan(model, variables, run.val, settings.image_size, _EVALUATION_BATCH)
+    rows = _scan.scan_model(task, table, cells, ranking=(settings.criterion, settings.seed))
     return _select(settings, *_scan.baseline_and_cells(rows, str(table)))
 
 

@@ -1,55 +1,91 @@
 """What `scan` and `select` do."""
 
-import functools
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
 
-from jaxprune import checkpoint, data, detection, evaluation, graph, models, pruning, sensitivity
+from jaxprune import checkpoint, data, graph, models, pruning, sensitivity
 from jaxprune.errors import UserError
 from jaxprune.files import Path
-from jaxprune.pipeline import _evaluate
-from jaxprune.pipeline._evaluate import ORIGINAL, NmsSettings
+from jaxprune.pipeline._evaluate import NmsSettings
 from jaxprune.pipeline._prune import aliases
+from jaxprune.pipeline._scan_detection import DetectionScan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScanSettings:
+    """What is scanned, and on what.
+
+    Attributes:
+      rates: shares of a layer's filters.
+      layers: only these layers (index or name); None: all.
+      exclude: patterns of layers that are left out.
+      criterion, seed: which filters go first.
+      split, image_size, batch: the images.
+      images: only so many of them, drawn with `seed`; None: all.
+      conf, iou: how detections are made.
+    """
+
+    rates: Sequence[float] = (0.25, 0.5, 0.75)
+    layers: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
+    criterion: str = 'l2'
+    seed: int = 0
+    split: str = 'val'
+    image_size: int = 640
+    batch: int = 32
+    images: int | None = None
+    conf: float = 0.001
+    iou: float = 0.65
 
 
 def scan(
-    path: Path,
-    data_file: Path,
-    output: Path,
-    *,
-    rates: Sequence[float] = (0.25, 0.5, 0.75),
-    layers: Sequence[str] | None = None,
-    exclude: Iterable[str] = (),
-    criterion: str = 'l2',
-    seed: int = 0,
-    split: str = 'val',
-    image_size: int = 640,
-    batch: int = 32,
-    conf: float = 0.001,
-    iou: float = 0.65,
+    path: Path, data_file: Path, output: Path, *, share: sensitivity.Share | None = None, **options: Any
 ) -> list[dict[str, Any]]:
-    """Measures every (layer, rate) on a data set, into a table that goes on where it stopped; returns its rows."""
+    """Measures every (layer, rate) on a data set, into a table that goes on where it stopped; returns its rows.
+
+    `options` are those of `ScanSettings`; `share` is that of this process, where several share the table.
+    """
+    settings = ScanSettings(**options)
+    task, plans = _prepare(path, data_file, settings)
+    return scan_model(task, output, plans, ranking=(settings.criterion, settings.seed), share=share)
+
+
+def estimate(path: Path, data_file: Path, **options: Any) -> sensitivity.Estimate:
+    """How long `scan` will take and how much memory, from one batch; `options` are those of `ScanSettings`."""
+    task, plans = _prepare(path, data_file, ScanSettings(**options))
+    candidates = task.candidates(plans)
+    batches = task.batches
+    return sensitivity.estimate(task.scanned, candidates, batches=batches, metric=task.metric, sizes=batches.sizes)
+
+
+def _prepare(path: Path, data_file: Path, settings: ScanSettings) -> tuple[DetectionScan, 'Plans']:
     model, variables = checkpoint.load(path)
-    dataset = data.load_dataset(str(data_file), split)
-    settings = NmsSettings(conf=conf, iou=iou)
-    plans = plan_cells(model, variables, rates, layers=layers, exclude=exclude, criterion=criterion, seed=seed)
-    return scan_model(
+    dataset = data.load_dataset(str(data_file), settings.split)
+    if settings.images is not None:
+        dataset = _drawn(dataset, settings.images, settings.seed)
+    plans = plan_cells(
         model,
         variables,
-        dataset,
-        output,
-        plans,
-        ranking=(criterion, seed),
-        width=len(set(rates)),
-        image_size=image_size,
-        batch=batch,
-        settings=settings,
+        settings.rates,
+        layers=settings.layers,
+        exclude=settings.exclude,
+        criterion=settings.criterion,
+        seed=settings.seed,
     )
+    nms = NmsSettings(conf=settings.conf, iou=settings.iou)
+    return DetectionScan(model, variables, dataset, settings.image_size, settings.batch, nms), plans
+
+
+def _drawn(dataset: data.DetectionDataset, images: int, seed: int) -> data.DetectionDataset:
+    """So many images of a data set, in their order."""
+    if not 1 <= images <= len(dataset):
+        raise UserError(
+            f'{images} images: {dataset.file} has {len(dataset)} in {dataset.split}; give 1 to {len(dataset)}'
+        )
+    return dataset.subset(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:images]))
 
 
 Plans = dict[tuple[int | None, float], pruning.Plan]
@@ -107,82 +143,25 @@ def _key(layer: str | int) -> int | str:
 
 
 def scan_model(
-    model: models.Detector,
-    variables: models.Variables,
-    dataset: data.DetectionDataset,
+    task: DetectionScan,
     output: Path,
     plans: Plans,
     *,
     ranking: tuple[str, int],
-    width: int,
-    image_size: int,
-    batch: int,
-    settings: NmsSettings = ORIGINAL,
+    share: sensitivity.Share | None = None,
 ) -> list[dict[str, Any]]:
-    """`scan` of a model at hand; `width` candidates go through the network together.
+    """`scan` of a model at hand.
 
     `ranking` is the criterion and the seed that made the plans: a table measured with others is not gone on with.
     """
-    batches = _evaluate.open_batches(dataset, model.spec, image_size, batch)
     ranked = ranking if ranking[0] == 'random' else ranking[:1]
-    key = _evaluate.digest(
-        repr(model.spec), variables, image_size, batch, repr(settings), *ranked, *_evaluate.dataset_digest(dataset)
-    )
-    labels = _evaluate.targets(dataset, image_size)
-
-    def predict(masks: sensitivity.Masks, batch: data.EvalBatch) -> detection.Detections:
-        return _find_masked(model, variables, masks, batch.images, settings=settings)
-
-    def metric(outputs: list[tuple[data.EvalBatch, detection.Detections]]) -> dict[str, Any]:
-        found = evaluation.concatenate([evaluation.collect(one, batch) for batch, one in outputs])
-        return _evaluate.metric_columns(evaluation.detection_metrics(found, labels, dataset.classes))
-
-    table = sensitivity.Table(output, key)
-    candidates = [_candidate(model.spec, cell, plan, image_size) for cell, plan in plans.items()]
+    table = sensitivity.Table(output, task.digest(*ranked), share=share)
     try:
-        sensitivity.scan(candidates, batches=batches, predict=predict, metric=metric, table=table, width=width)
+        return sensitivity.scan(
+            task.scanned, task.candidates(plans), batches=task.batches, metric=task.metric, table=table
+        )
     finally:
         table.close()
-    return [table.rows[cell] for cell in plans]
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'settings'))
-def _find_masked(
-    model: models.Detector,
-    variables: models.Variables,
-    masks: dict[str, Array],
-    images: UInt8[Array, 'b h w 3'],
-    *,
-    settings: NmsSettings,
-) -> detection.Detections:
-    """Detections `[width, b, ...]` of as many masked models as the masks' leading axis is long."""
-    pixels = images.astype(jnp.float32) / 255
-
-    def one(masks: dict[str, Array]) -> Array:
-        return models.decoded(
-            model, {**variables, 'masks': {name: {'input': mask} for name, mask in masks.items()}}, pixels
-        )
-
-    decoded = jax.vmap(one)(masks)
-    flat = decoded.reshape(-1, *decoded.shape[2:])
-    found = detection.nms(flat, **_evaluate.nms_options(settings))
-    return jax.tree.map(lambda leaf: leaf.reshape(*decoded.shape[:2], *leaf.shape[1:]), found)
-
-
-def _candidate(
-    spec: models.ArchSpec, cell: tuple[int | None, float], plan: pruning.Plan, image_size: int
-) -> sensitivity.Candidate:
-    widths = spec.widths()
-    full = {layer.name: np.ones(widths[layer.inputs[0]], np.float32) for layer in spec.layers}
-    for name, factors in pruning.read_masks(plan).items():
-        full[name][: len(factors)] *= factors
-    cost = models.spec_cost(spec.resize(pruning.widths(plan)), image_size)
-    return sensitivity.Candidate(
-        layer=cell[0],
-        rate=cell[1],
-        masks=full,
-        cost={'parameters_published': cost.parameters_published, 'gflops': cost.gflops},
-    )
 
 
 def select(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune import checkpoint, data, detection, models, resources, training
+from jaxprune import checkpoint, data, detection, models, resources, training, trees
 from jaxprune.data.loader import TrainBatches
 from jaxprune.errors import UserError
 from jaxprune.files import Path, check_space, disk_errors
@@ -77,7 +77,7 @@ def tune(
     batches = TrainBatches(dataset, image_size, batch=batch, config=chosen.augment, seed=seed)
     schedule = training.Schedule(recipe=chosen, batch=batch, steps_per_epoch=len(batches), epochs=epochs)
     state = training.TrainState.create(jax.tree.map(jnp.asarray, variables), schedule)
-    inputs = _evaluate.digest(repr(spec), variables, *_evaluate.dataset_digest(dataset))
+    inputs = trees.digest(repr(spec), variables, *_evaluate.dataset_digest(dataset))
     with disk_errors(directory):
         return training.fit(
             state,

@@ -129,9 +129,10 @@ def uniform_rates(
 
 
 def _key(graph: Graph, group: Group) -> Key:
-    """The index of its lowest layer, or its name where that layer produces several groups."""
-    index = lowest_layer(graph, group).index
-    return index if group.name == graph.layers[index].name else group.name
+    """The index of its lowest layer, or its name where that layer is in several groups that can be pruned."""
+    lowest = lowest_layer(graph, group)
+    free = [each for each in graph.groups_of(lowest.name) if each.protected is None]
+    return lowest.index if free == [group] else group.name
 
 
 def _check_minimum(name: str, value: int | None) -> None:

@@ -1,6 +1,28 @@
 """Sensitivity analysis: what pruning each layer alone would cost."""
 
-from jaxprune.sensitivity._scan import Candidate, Masks, scan
-from jaxprune.sensitivity._table import Table, read_rows
+from jaxprune.sensitivity._any_model import candidates, scan_model
+from jaxprune.sensitivity._engine import Batch, Model, devices
+from jaxprune.sensitivity._estimate import Estimate, estimate
+from jaxprune.sensitivity._metrics import Mean, Metric, distance, top1
+from jaxprune.sensitivity._scan import Batches, Candidate, scan
+from jaxprune.sensitivity._table import Share, Table, read_rows
 
-__all__ = ['Candidate', 'Masks', 'Table', 'read_rows', 'scan']
+__all__ = [
+    'Batch',
+    'Batches',
+    'Candidate',
+    'Estimate',
+    'Mean',
+    'Metric',
+    'Model',
+    'Share',
+    'Table',
+    'candidates',
+    'devices',
+    'distance',
+    'estimate',
+    'read_rows',
+    'scan',
+    'scan_model',
+    'top1',
+]

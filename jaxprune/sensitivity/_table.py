@@ -1,69 +1,140 @@
-"""The result table of a scan: JSON, a row per line, appended and flushed as rows are measured."""
+"""The result table of a scan: JSON, a row per line, appended and flushed as rows are measured.
+
+Where several processes share a scan, each appends to a file of its own beside the table (`NAME.shard-K`) and reads
+those of the others; whoever finds the table complete joins them.
+"""
 
 import contextlib
+import dataclasses
+import glob
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
+
+import jax
 
 from jaxprune import files
 from jaxprune.errors import UserError
 
-Key = tuple[int | None, float]
+Key = tuple[int | str | None, float]
 _SETTINGS = 'settings'
 _START = '{"layer": '
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which part of a scan a process does: number `index` of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise UserError(f'share {self.index} of {self.count}: shares are counted from 0 to {self.count - 1}')
+
+
+def own_share() -> Share:
+    """That of this process among those of `jax.distributed`."""
+    return Share(jax.process_index(), jax.process_count())
 
 
 class Table:
     """A table on disk that a scan goes on with.
 
     Every row carries `settings`, a digest of the model, the data and the options that it was measured with.
+
+    Attributes:
+      share: of this process.
+      rows: (layer, rate) -> row, of all processes, as far as known.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], settings: str, *, share: Share | None = None) -> None:
         """Reads the rows that are there; a last line that was cut off by a kill is dropped.
+
+        Args:
+          path: the table.
+          settings: digest of everything that the rows depend on.
+          share: of this process; None: `own_share()`.
 
         Raises:
           UserError: where the file is not a table, was measured with other settings, or cannot be written.
         """
         self._path = pathlib.Path(path)
         self._settings = settings
-        rows = _parse(self._path) if self._path.exists() else []
-        if any(row.get(_SETTINGS) != settings for row in rows):
-            raise UserError(
-                f'{self._path}: was measured with another model, data set or options; name another file or remove it'
-            )
-        self.rows = {(row['layer'], row['rate']): _without_settings(row) for row in rows}
-        self._rewrite(rows)
+        self.share = share or own_share()
+        shard = f'{self._path.name}.shard-{self.share.index}'
+        self._own = self._path if self.share.count == 1 else self._path.with_name(shard)
+        self.rows: dict[Key, dict[str, Any]] = {}
+        self.refresh()
+        _rewrite(self._own, self._read(self._own))
         try:
-            self._file = self._path.open('a', encoding='utf-8')
+            self._file = self._own.open('a', encoding='utf-8')
         except OSError as error:
-            raise UserError(f'{self._path}: cannot be written ({error.strerror}); name another file') from error
+            raise UserError(f'{self._own}: cannot be written ({error.strerror}); name another file') from error
 
     def __contains__(self, key: Key) -> bool:
         return key in self.rows
+
+    def refresh(self) -> None:
+        """Reads what all processes have measured by now."""
+        for file in (self._path, *self._shards()):
+            self.rows |= {(row['layer'], row['rate']): _without_settings(row) for row in self._read(file)}
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds a measured row and flushes it to the disk."""
         self.rows[row['layer'], row['rate']] = row
         try:
-            self._file.write(json.dumps({**row, _SETTINGS: self._settings}) + '\n')
+            self._file.write(self._line(row))
             self._file.flush()
         except OSError as error:
             raise UserError(
-                f'{self._path}: cannot be written ({error.strerror}); rows before this one are kept'
+                f'{self._own}: cannot be written ({error.strerror}); rows before this one are kept'
             ) from error
+
+    def join(self, keys: Iterable[Key]) -> bool:
+        """Whether all these rows are there; if so, the table has them in this order, and the shards are gone."""
+        self.refresh()
+        keys = list(keys)
+        if any(key not in self.rows for key in keys):
+            return False
+        if self._own != self._path:
+            order = dict.fromkeys([*keys, *self.rows])
+            files.write_text(self._path, ''.join(self._line(self.rows[key]) for key in order))
+            for shard in self._shards():
+                shard.unlink(missing_ok=True)
+        return True
 
     def close(self) -> None:
         """Closes the file; a row that could not be written has been reported by then."""
         with contextlib.suppress(OSError):
             self._file.close()
 
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        text = ''.join(json.dumps(row) + '\n' for row in rows)
-        if self._path.exists() and self._path.read_text(encoding='utf-8') == text:
-            return
-        files.write_text(self._path, text)
+    def _shards(self) -> list[pathlib.Path]:
+        return sorted(self._path.parent.glob(f'{glob.escape(self._path.name)}.shard-*'))
+
+    def _read(self, file: pathlib.Path) -> list[dict[str, Any]]:
+        try:
+            rows = _parse(file)
+        except FileNotFoundError:
+            return []
+        if any(row.get(_SETTINGS) != self._settings for row in rows):
+            raise UserError(
+                f'{file}: was measured with another model, data set or options; name another file or remove it'
+            )
+        return rows
+
+    def _line(self, row: dict[str, Any]) -> str:
+        return json.dumps({**row, _SETTINGS: self._settings}) + '\n'
+
+
+def _rewrite(file: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """Leaves the rows and nothing else in a file."""
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    if file.exists() and file.read_text(encoding='utf-8') == text:
+        return
+    files.write_text(file, text)
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -85,6 +156,8 @@ def _without_settings(row: dict[str, Any]) -> dict[str, Any]:
 def _parse(file: pathlib.Path) -> list[dict[str, Any]]:
     try:
         lines = file.read_text(encoding='utf-8').splitlines(keepends=True)
+    except FileNotFoundError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{file}: cannot be read ({error}); it should be a table of "jaxprune scan"') from error
     rows = []
@@ -101,8 +174,8 @@ def _parse(file: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(row['layer'], int | None) or not isinstance(row['rate'], int | float):
-        raise TypeError(f'layer {row["layer"]!r} or rate {row["rate"]!r} is not a number')
+    if not isinstance(row['layer'], int | str | None) or not isinstance(row['rate'], int | float):
+        raise TypeError(f'layer {row["layer"]!r} or rate {row["rate"]!r} is none')
     return row
 
 

@@ -1,16 +1,22 @@
 """The scan as a command: law 5 (a cell is what the sliced model measures), going on, and what may go on."""
 
 import json
+import os
 import pathlib
+import socket
+import subprocess
+import sys
+import time
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
 import jaxprune
-from jaxprune import checkpoint, data, models, pipeline, trees
+from jaxprune import checkpoint, data, models, pipeline, sensitivity, trees
 from jaxprune.errors import UserError
-from jaxprune.pipeline import _evaluate, _scan
+from jaxprune.pipeline import _evaluate
 
 SIZE = 64
 CELLS = {8: 0.5, 18: 0.25}
@@ -86,15 +92,103 @@ def test_a_cell_is_what_the_sliced_model_measures(start, tmp_path):
         assert cell['gflops'] == cost.gflops
 
 
-def test_it_goes_on_and_compiles_once(start, tmp_path):
+def test_more_cells_compile_nothing_more(start, tmp_path):
+    compiled = []
+
+    def count(event, duration, **_):
+        if event == '/jax/core/compile/backend_compile_duration':
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    scan(start, tmp_path / 'one.jsonl', ['8'], [0.5])
+    one, compiled[:] = len(compiled), []
+    scan(start, tmp_path / 'many.jsonl', ['0', '8', '18', '40'], [0.25, 0.5])
+    assert 20 < len(compiled) <= one
+    compiled[:] = []
+    scan(start, tmp_path / 'many.jsonl', ['0', '8', '18', '40'], [0.25, 0.5])
+    assert not compiled, 'nothing was missing'
+
+
+def command(start, output, *more, devices=1):
+    model, dataset = start
+    options = ['--layers', '8', '18', '40', '--rates', '0.5', '--img', SIZE, '-o', output, *more]
+    line = [sys.executable, '-c', 'from jaxprune.cli import main; main()', 'scan', model, '--data', dataset, *options]
+    flags = f'--xla_force_host_platform_device_count={devices}'
+    return subprocess.Popen(
+        list(map(str, line)), env={**os.environ, 'XLA_FLAGS': flags}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def free_port():
+    with socket.socket() as opened:
+        opened.bind(('localhost', 0))
+        return opened.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_devices_and_processes_give_the_same_table(start, tmp_path):
+    rows = scan(start, tmp_path / 'scan.jsonl', ['8', '18', '40'], [0.5])
+    text = (tmp_path / 'scan.jsonl').read_text()
+    finish(command(start, tmp_path / 'eight.jsonl', devices=8))
+    for ours, theirs in zip(rows, sensitivity.read_rows(tmp_path / 'eight.jsonl'), strict=True):
+        del ours['per_class_map50_95'], theirs['per_class_map50_95']
+        assert theirs == pytest.approx(ours, abs=1e-6)
+    place = f'localhost:{free_port()}'
+    two = [command(start, tmp_path / 'two.jsonl', '--distributed', place, 2, number) for number in (0, 1)]
+    for process in two:
+        finish(process)
+    assert (tmp_path / 'two.jsonl').read_text() == text
+
+
+@pytest.mark.slow
+def test_a_killed_share_comes_back(start, tmp_path):
+    rows = scan(start, tmp_path / 'scan.jsonl', ['8', '18', '40'], [0.5])
+    shared = tmp_path / 'shared.jsonl'
+    two = [command(start, shared, '--share', f'{number}/2') for number in (0, 1)]
+    shard = tmp_path / 'shared.jsonl.shard-1'
+    while two[1].poll() is None and not shard.exists():
+        time.sleep(0.01)
+    two[1].kill()
+    two[1].communicate()
+    two[1] = command(start, shared, '--share', '1/2')  # the other one waits for it
+    for process in two:
+        finish(process)
+    assert sensitivity.read_rows(shared) == rows
+    assert shared.read_text() == (tmp_path / 'scan.jsonl').read_text()
+    assert sorted(tmp_path.glob('shared*')) == [shared]
+
+
+def test_estimate(start):
+    model, dataset = start
+    found = pipeline.estimate(model, dataset, rates=[0.25, 0.5], image_size=SIZE)
+    assert found.cells > 50
+    assert 0 < found.compile_seconds < found.seconds
+    assert 0.1 < found.computed < 0.8
+    assert found.host_bytes > 1e8
+
+
+def test_some_images(start, tmp_path):
+    model, dataset = start
+    options = {'rates': [0.5], 'layers': ['8'], 'image_size': SIZE}
+    rows = pipeline.scan(model, dataset, tmp_path / 'scan.jsonl', images=2, **options)
+    assert rows != pipeline.scan(model, dataset, tmp_path / 'all.jsonl', **options)
+    with pytest.raises(UserError, match='another model, data set or options'):
+        pipeline.scan(model, dataset, tmp_path / 'scan.jsonl', **options)
+    with pytest.raises(UserError, match=r'4 images: .* has 3 in val'):
+        pipeline.scan(model, dataset, tmp_path / 'new.jsonl', images=4, **options)
+
+
+def test_it_goes_on(start, tmp_path):
     output = tmp_path / 'scan.jsonl'
-    _scan._find_masked.clear_cache()
     rows = scan(start, output, ['8', '18', '40'], [0.5])
-    assert _scan._find_masked._cache_size() == 1  # every cell and the unpruned model in one program
     text = output.read_text()
     output.write_text(text[: text.index('\n') + 40])
     assert scan(start, output, ['8', '18', '40'], [0.5]) == rows
-    assert _scan._find_masked._cache_size() == 1
     assert output.read_text() == text
     plain = json.loads(text.splitlines()[0])
     assert (plain['layer'], plain['rate']) == (None, 0)

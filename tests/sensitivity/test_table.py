@@ -45,7 +45,7 @@ def test_rows_of_other_settings_are_refused(tmp_path):
     [
         'x',  # one line without an end is not a row that was cut off
         'notes\n',
-        '{"layer": "3", "rate": 0.5}\n',
+        '{"layer": [3], "rate": 0.5}\n',
         '{"layer": 3, "rate": null}\n',
         '{"layer": 3}\n',
         '[]\n',

@@ -1,0 +1,100 @@
+"""The scan of any model that can be traced."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprune import pruning, trees
+from jaxprune.errors import UserError
+from jaxprune.graph import Graph
+from jaxprune.sensitivity._engine import Batch, Model
+from jaxprune.sensitivity._metrics import Metric
+from jaxprune.sensitivity._scan import Candidate, scan
+from jaxprune.sensitivity._table import Share, Table
+
+
+def candidates(
+    graph: Graph,
+    variables: Any,
+    rates: Sequence[float],
+    *,
+    criterion: str = 'l2',
+    seed: int = 0,
+    exclude: Iterable[str] = (),
+) -> list[Candidate]:
+    """The unpruned model, then every group that can be pruned at every rate that leaves a channel of it.
+
+    The columns `parameters` and `macs` say what is left, the latter for the inputs that the graph was traced with.
+
+    Raises:
+      UserError: where nothing is left to scan, or for a rate out of range.
+    """
+    wrong = [rate for rate in rates if not 0 < rate < 1]
+    if wrong:
+        raise UserError(f'rate {wrong[0]} is out of range: a scan needs rates above 0 and below 1')
+    cells: list[Candidate] = [_candidate(graph, None, 0, pruning.Plan().on(graph))]
+    for key in pruning.uniform_rates(graph, 0, exclude=exclude):
+        channels = graph.group_of(key).channels
+        for rate in dict.fromkeys(rates):
+            if pruning.removed_filters(channels, rate) < channels:
+                plan = pruning.plan_rates(graph, variables, {key: rate}, criterion=criterion, seed=seed)
+                cells.append(_candidate(graph, key, rate, plan))
+    if len(cells) == 1:
+        raise UserError('no group or no rate is left to scan: name fewer patterns to exclude, or give lower rates')
+    return cells
+
+
+def _candidate(graph: Graph, key: int | str | None, rate: float, plan: pruning.Plan) -> Candidate:
+    kept = np.array([len(plan.keep.get(group.name, range(group.channels))) for group in graph.groups], np.float64)
+    name = None if key is None else graph.group_of(key).name
+    costs = {column: round(float(graph.costs[column](kept))) for column in ('parameters', 'macs')}
+    return Candidate(layer=key, rate=rate, plan=plan, cost={'name': name, **costs})
+
+
+def scan_model(
+    apply: Callable[[Any, Any], Any],
+    variables: Any,
+    batches: Sequence[Batch],
+    output: str | os.PathLike[str],
+    *,
+    graph: Graph,
+    metric: Metric,
+    rates: Sequence[float] = (0.25, 0.5, 0.75),
+    criterion: str = 'l2',
+    seed: int = 0,
+    exclude: Iterable[str] = (),
+    share: Share | None = None,
+) -> list[dict[str, Any]]:
+    """Measures what pruning each group of a model alone would cost, into a table that goes on where it stopped.
+
+    Args:
+      apply: pure function, called as `apply(variables, inputs)`.
+      variables: its variables, any pytree.
+      batches: the data.
+      output: the table: JSON, a row per line.
+      graph: of `jaxprune.trace(apply, variables, inputs)`.
+      metric: what is measured, such as `Mean('top1', top1)` or `Mean('distance', distance)`.
+      rates: shares of a group's channels to remove.
+      criterion: which channels go first.
+      seed: of the criterion `random`.
+      exclude: patterns of layers (index or name) that are left out.
+      share: of this process, where several share the table; None: as `jax.distributed` says.
+
+    Returns:
+      The rows: `layer` (index of the lowest layer of the group, or the group's name where that layer has several; None
+      for the unpruned model), `rate`, the metric's figures, `name`, `parameters`, `macs`.
+
+    Raises:
+      UserError: where the table was measured with another model, data set, plan or metric.
+    """
+    cells = candidates(graph, variables, rates, criterion=criterion, seed=seed, exclude=exclude)
+    digest = trees.digest(
+        variables, [(each.inputs, each.labels, each.valid) for each in batches], metric.name, criterion, seed
+    )
+    table = Table(output, digest, share=share)
+    try:
+        return scan(Model(apply, variables), cells, batches=batches, metric=metric, table=table)
+    finally:
+        table.close()

@@ -1,0 +1,117 @@
+"""One model on its way through the data: what is compiled, where it lies, and what a candidate computes."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Bool
+
+from jaxprune import pruning
+from jaxprune.sensitivity._metrics import Metric, Statistics
+from jaxprune.sensitivity._stages import Compiler, Stages
+
+Changed = dict[int, Any]
+"""Index of a leaf of the variables -> what a plan makes of it."""
+_IMAGES = 'images'
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is scanned: `predict(variables, inputs) -> outputs`, a pure function, and its variables."""
+
+    predict: Callable[[Any, Any], Any]
+    variables: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Images that go through the model together; leaves have them on their leading axis.
+
+    Attributes:
+      inputs: what the model reads; a pytree.
+      labels: what the metric reads; a pytree.
+      valid: `bool [b]`, False for rows that only fill the batch.
+    """
+
+    inputs: Any
+    labels: Any
+    valid: Bool[np.ndarray, ' b']
+
+
+class Engine:
+    """Computes candidates batch by batch; images are spread over the devices of this process.
+
+    Attributes:
+      metric: what is measured.
+      compiler: of the stages.
+      variables: of the unpruned model, on every device.
+    """
+
+    def __init__(self, model: Model, metric: Metric) -> None:
+        """Nothing is computed or compiled yet."""
+        self.compiler = Compiler()
+        self._predict = model.predict
+        self.metric = metric
+        self._mesh = Mesh(np.array(devices()), (_IMAGES,))
+        self._before = jax.tree.map(np.asarray, model.variables)
+        self.variables = self._everywhere(self._before)
+        self._stages: dict[Any, Stages] = {}
+        self._measures: dict[bool, Callable[..., Statistics]] = {}
+
+    def masked(self, plan: pruning.Plan) -> Changed:
+        """The leaves that a plan changes, on the devices."""
+        after = jax.tree.leaves(pruning.mask(self._before, plan))
+        pairs = enumerate(zip(jax.tree.leaves(self._before), after, strict=True))
+        return {index: self._everywhere(new) for index, (old, new) in pairs if new is not old}
+
+    def compute(self, candidates: Sequence[Changed], batch: Batch) -> Iterator[Statistics]:
+        """Statistics `[b, ...]` of every candidate, on the devices; dispatched, not waited for."""
+        inputs, labels = self.place(batch)
+        stages = self.stages(inputs)
+        numbers = [stages.reached(leaves) for leaves in candidates]
+        values = stages.run(self.variables, inputs, keep=stages.read_by(set().union(*numbers)))
+        unpruned = stages.result(values)
+        for leaves, again in zip(candidates, numbers, strict=True):
+            outputs = stages.result(stages.run_again(values, leaves, again)) if again else unpruned
+            yield self.measure(outputs, labels, unpruned)
+
+    def stages(self, inputs: Any) -> Stages:
+        """The stages for inputs of this shape; compiled once."""
+        key = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(inputs))
+        if key not in self._stages:
+            self._stages[key] = self.compiler.stages(self._predict, self.variables, inputs)
+        return self._stages[key]
+
+    def place(self, batch: Batch) -> tuple[Any, Any]:
+        """Inputs and labels of a batch, spread over the devices."""
+        return self._spread(batch.inputs), self._spread(batch.labels)
+
+    def measure(self, outputs: Any, labels: Any, unpruned: Any) -> Statistics:
+        """The metric's statistics `[b, ...]`."""
+        spread = self._is_spread(labels)
+        if spread not in self._measures:
+            rows = PartitionSpec(_IMAGES) if spread else PartitionSpec()
+            # Every device measures its own images: nothing is exchanged.
+            self._measures[spread] = jax.jit(
+                jax.shard_map(self.metric.measure, mesh=self._mesh, in_specs=rows, out_specs=rows, check_vma=False)
+            )
+        return self._measures[spread](outputs, labels, unpruned)
+
+    def _is_spread(self, tree: Any) -> bool:
+        return self._mesh.size > 1 and all(len(leaf) % self._mesh.size == 0 for leaf in jax.tree.leaves(tree))
+
+    def _spread(self, tree: Any) -> Any:
+        axes = PartitionSpec(_IMAGES) if self._is_spread(tree) else PartitionSpec()
+        return jax.device_put(tree, NamedSharding(self._mesh, axes))
+
+    def _everywhere(self, tree: Any) -> Any:
+        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
+
+
+def devices() -> list[jax.Device]:
+    """Those of this process, or the one that was asked for."""
+    chosen = jax.config.values.get('jax_default_device')
+    return [chosen] if isinstance(chosen, jax.Device) else jax.local_devices()

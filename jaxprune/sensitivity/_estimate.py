@@ -1,0 +1,128 @@
+"""How long a scan will take, and how much memory: measured stage by stage on one batch."""
+
+import contextlib
+import dataclasses
+import resource
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune.sensitivity._engine import Batch, Engine, Model
+from jaxprune.sensitivity._metrics import Metric
+from jaxprune.sensitivity._scan import CELLS, STATISTICS_BYTES, Batches, Candidate
+from jaxprune.sensitivity._stages import Stages
+
+_REPEATS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a scan will need.
+
+    Attributes:
+      seconds: in all, compilation included.
+      compile_seconds: of these, tracing and compiling.
+      cells: candidates that it measures.
+      computed: share of the model's time that a candidate computes, on average.
+      host_bytes: largest resident memory of the process.
+      device_bytes: largest memory in use on one device; None where the devices are the host.
+    """
+
+    seconds: float
+    compile_seconds: float
+    cells: int
+    computed: float
+    host_bytes: int
+    device_bytes: int | None
+
+
+def estimate(
+    model: Model,
+    candidates: Sequence[Candidate],
+    *,
+    batches: Batches,
+    metric: Metric,
+    sizes: Sequence[int] | None = None,
+) -> Estimate:
+    """Measures every stage on the first batch, and adds up what the candidates compute.
+
+    Args:
+      model: function and variables.
+      candidates: those that will be measured.
+      batches: the first one stands for all.
+      metric: what will be measured.
+      sizes: of the inputs of every batch, in any unit that time grows with; None: all are as large.
+    """
+    start = time.perf_counter()
+    batch = _first(batches)
+    reading = time.perf_counter() - start
+    sizes = sizes or [1] * len(batches)
+    count = sum(sizes) / sizes[0]
+    engine = Engine(model, metric)
+    stages, compiling = _timed(lambda: engine.stages(engine.place(batch)[0]))
+    (statistics,), first = _timed(lambda: jax.block_until_ready(list(engine.compute([{}], batch))))
+    seconds, measuring = _stage_seconds(engine, stages, batch)
+    reached, masking = _timed(lambda: [stages.reached(engine.masked(each.plan)) for each in candidates])
+    on_host = jax.tree.map(lambda leaf: np.asarray(leaf)[batch.valid], statistics)
+    figures = _seconds(lambda: metric.figures(on_host, np.ones((1, int(batch.valid.sum())))))
+    size = _bytes(on_host) * count
+    together = max(1, min(CELLS, len(candidates), int(STATISTICS_BYTES / max(1, size))))
+    passes = -(-len(candidates) // together)
+    again = sum(seconds[list(numbers)].sum() for numbers in reached)
+    per_batch = reading + passes * seconds.sum() + again + len(candidates) * (measuring + figures)
+    compiling = (compiling + first) * len(set(sizes))
+    return Estimate(
+        seconds=float(compiling + masking + per_batch * count),
+        compile_seconds=compiling,
+        cells=len(candidates),
+        computed=float(again / seconds.sum() / max(len(candidates), 1)),
+        host_bytes=int(_resident() + 2 * together * size + _bytes(batch.inputs) * count),
+        device_bytes=_on_device(),
+    )
+
+
+def _first(batches: Batches) -> Batch:
+    with contextlib.closing(_each(batches)) as each:
+        return next(each)
+
+
+def _each(batches: Batches) -> Generator[Batch]:
+    """A generator, which can be closed."""
+    yield from batches
+
+
+def _stage_seconds(engine: Engine, stages: Stages, batch: Batch) -> tuple[np.ndarray, float]:
+    """Per stage, scaled so that they add up to what the chain takes when nothing waits in between; and the metric."""
+    inputs, labels = engine.place(batch)
+    values = stages.run(engine.variables, inputs)
+    outputs = stages.result(values)
+    alone = [_seconds(lambda s=stage: s.run(*(values[place] for place in s.reads))) for stage in stages.stages]
+    whole = _seconds(lambda: stages.result(stages.run(engine.variables, inputs, keep=())))
+    return np.array(alone) * whole / sum(alone), _seconds(lambda: engine.measure(outputs, labels, outputs))
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """Median time of a call, its result waited for."""
+    return float(np.median([_timed(lambda: jax.block_until_ready(call()))[1] for _ in range(_REPEATS)]))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _resident() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _on_device() -> int | None:
+    device = jax.local_devices()[0]
+    return None if device.platform == 'cpu' else (device.memory_stats() or {}).get('peak_bytes_in_use')

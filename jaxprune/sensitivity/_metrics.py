@@ -1,0 +1,74 @@
+"""What a scan measures: from outputs and labels to statistics of every image, and from those to figures."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Statistics = Any
+"""A pytree of arrays whose leading axis is that of the images."""
+
+
+class Metric(Protocol):
+    """The contract between the scan and what it measures."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from other metrics: tables measured with another one are not gone on with."""
+        ...
+
+    def measure(self, outputs: Any, labels: Any, unpruned: Any) -> Statistics:
+        """Statistics of every image of a batch, computed on the device.
+
+        Args:
+          outputs: of the pruned model.
+          labels: of the batch.
+          unpruned: the outputs of the unpruned model.
+        """
+        ...
+
+    def figures(self, statistics: Statistics, weights: Float[np.ndarray, 'r n']) -> Mapping[str, np.ndarray]:
+        """Figures `[r, ...]` of a data set in which each of the n images stands `weights` times, on the host."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A figure that is the mean of one number per image.
+
+    Attributes:
+      name: of the column.
+      function: (outputs, labels, unpruned outputs) -> `[b]`.
+    """
+
+    name: str
+    function: Callable[[Any, Any, Any], Float[Array, ' b']]
+
+    def measure(self, outputs: Any, labels: Any, unpruned: Any) -> Float[Array, ' b']:
+        """The numbers."""
+        return self.function(outputs, labels, unpruned)
+
+    def figures(self, statistics: Float[np.ndarray, ' n'], weights: Float[np.ndarray, 'r n']) -> dict[str, np.ndarray]:
+        """The mean."""
+        values = np.asarray(statistics, np.float64)
+        return {self.name: weights @ values / weights.sum(axis=1)}
+
+
+def top1(logits: Float[Array, 'b classes'], labels: Int[Array, ' b'], unpruned: Any = None) -> Float[Array, ' b']:
+    """1 where the largest logit is the label's, else 0: with `Mean`, the accuracy of a classifier."""
+    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+
+
+def distance(outputs: Any, labels: Any, unpruned: Any) -> Float[Array, ' b']:
+    """L2 distance to the outputs of the unpruned model, relative to their L2 norm, over all leaves; needs no labels."""
+
+    def squares(tree: Any) -> Float[Array, ' b']:
+        leaves = [jnp.asarray(leaf, jnp.float32) for leaf in jax.tree.leaves(tree)]
+        return sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves)  # type: ignore[return-value]
+
+    difference = squares(jax.tree.map(lambda a, b: a - b, outputs, unpruned))
+    return jnp.sqrt(difference / jnp.maximum(squares(unpruned), jnp.finfo(jnp.float32).tiny))

@@ -37,21 +37,11 @@ def activation(name: str) -> Activation:
     return _ACTIVATIONS[name]
 
 
-class Masked(nn.Module):
-    """A layer whose input channels can be multiplied by the variable `masks/NAME/input` `[in]`, where there is one."""
-
-    def read(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """What the layer reads, masked."""
-        if not self.has_variable('masks', 'input'):
-            return x
-        return x * self.get_variable('masks', 'input')[None, None, None, :]
-
-
 def _batch_norm(epsilon: float, train: bool, name: str) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=_MOMENTUM, epsilon=epsilon, name=name)
 
 
-class Conv(Masked):
+class Conv(nn.Module):
     """`spec.Conv`: submodules `conv` and, where `epsilon` is given, `bn` in place of the bias."""
 
     node: specs.Conv
@@ -70,13 +60,13 @@ class Conv(Masked):
             use_bias=node.epsilon is None,
             conv_general_dilated=backward.conv if train else None,
             name='conv',
-        )(self.read(x))
+        )(x)
         if node.epsilon is not None:
             x = _batch_norm(node.epsilon, train, 'bn')(x)
         return activation(node.activation)(x)
 
 
-class RepConv(Masked):
+class RepConv(nn.Module):
     """`spec.RepConv`: branches `dense` (3×3), `pointwise` (1×1) and, where the spec says so, `identity`."""
 
     node: specs.RepConv
@@ -84,7 +74,6 @@ class RepConv(Masked):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w d']:
         """The activation of the sum of the branches."""
-        x = self.read(x)
         dense, pointwise = branches(self.node)
         total = Conv(dense, name='dense')(x, train=train) + Conv(pointwise, name='pointwise')(x, train=train)
         if self.node.identity:
@@ -110,7 +99,7 @@ def branches(node: specs.RepConv) -> tuple[specs.Conv, specs.Conv]:
     return dense, pointwise
 
 
-class Head(Masked):
+class Head(nn.Module):
     """`spec.Head`: raw predictions `[b, h, w, anchors, 5 + classes]`, before the sigmoid."""
 
     node: specs.Head
@@ -122,7 +111,7 @@ class Head(Masked):
         node = self.node
         if node.implicit:
             x = x + self.param('implicit_add', nn.initializers.zeros, (x.shape[-1],))[None, None, None, :]
-        x = nn.Conv(node.channels, (1, 1), name='conv')(self.read(x))
+        x = nn.Conv(node.channels, (1, 1), name='conv')(x)
         if node.implicit:
             multiply = self.param('implicit_multiply', nn.initializers.ones, (node.channels,))
             x = x * multiply[None, None, None, :]

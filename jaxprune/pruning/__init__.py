@@ -4,7 +4,6 @@ from jaxprune.pruning._apply import (
     Resizable,
     mask,
     planned_parameters,
-    read_masks,
     slice_variables,
     widths,
 )
@@ -47,7 +46,6 @@ __all__ = [
     'published_iterations',
     'rates_from_json',
     'read_json',
-    'read_masks',
     'read_plan',
     'register',
     'removed_filters',

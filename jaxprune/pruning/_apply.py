@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool
 
 from jaxprune import trees
 from jaxprune.errors import UserError
@@ -76,26 +76,6 @@ def slice_variables(variables: Variables, plan: Plan) -> Any:
     return trees.replace(variables, {path: _gather(flat[path], axes) for path, axes in cuts.items()})
 
 
-def read_masks(plan: Plan) -> dict[str, Float32[np.ndarray, 'inputs']]:
-    """For every layer that reads a removed channel, the factors (0 or 1) of its input channels.
-
-    Multiplying what a layer reads by them is the same as `mask`; a stack of them is a batch of candidates.
-
-    Raises:
-      UserError: if the plan is not bound, or one of its groups is read by something that has no parameters.
-    """
-    graph = bound_graph(plan)
-    masks: dict[str, np.ndarray] = {}
-    sizes = _input_widths(graph)
-    for group, kept in _groups(plan):
-        for slot in (slot for slot in group.slots if slot.masked):
-            if slot.role != 'read':
-                raise UserError(f'group {group.name} is not read by layers alone: use a mask of the variables')
-            factors = masks.setdefault(slot.layer, np.ones(sizes[slot.layer], np.float32))
-            factors[slot.indices[~kept].ravel()] = 0
-    return masks
-
-
 def widths(plan: Plan) -> dict[str, int]:
     """Layer name -> channels after slicing, for every layer of every group that the plan names."""
     before = {layer.name: layer.channels for layer in bound_graph(plan).layers}
@@ -136,15 +116,6 @@ def _groups(plan: Plan) -> Iterator[tuple[Group, Bool[np.ndarray, 'channels']]]:
         kept = np.zeros(layer.channels, bool)
         kept[list(layer.keep)] = True
         yield groups[layer.name], kept
-
-
-def _input_widths(graph: Graph) -> dict[str, int]:
-    """Input channels of every reading layer, as far as they come from other layers."""
-    found: dict[str, int] = {}
-    for group in graph.groups:
-        for slot in (slot for slot in group.slots if slot.role == 'read'):
-            found[slot.layer] = max(found.get(slot.layer, 0), int(slot.indices.max()) + 1)
-    return found
 
 
 def _cuts(flat: Mapping[trees.Path, Any], plan: Plan, wanted: Callable[[Slot], bool] = lambda slot: True) -> Cuts:

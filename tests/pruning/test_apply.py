@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune import trees
 from jaxprune.errors import UserError
-from jaxprune.pruning import Plan, PlanLayer, mask, plan_rates, planned_parameters, read_masks, slice_variables, widths
+from jaxprune.pruning import Plan, PlanLayer, mask, plan_rates, planned_parameters, slice_variables, widths
 
 GROUPS = {'a': (0, 6), 'b': (1, 8), 'c': (2, 4), 'd': (3, 5)}
 IMAGES = np.random.default_rng(7).normal(size=(4, 3)).astype(np.float32)
@@ -71,21 +70,6 @@ def test_prediction_is_what_slicing_leaves(graph, net, plan):
     assert set(widths(plan)) == {name for key in plan.keep for name in graph.group_of(key).layers}
 
 
-@given(plans())
-def test_read_masks_are_the_mask(graph, net, plan):
-    plan = plan.on(graph)
-    variables = net.make_variables()
-    factors = read_masks(plan)
-    params = {**variables['params']}
-    for layer, factor in factors.items():
-        assert factor.dtype == np.float32
-        kernels = {
-            path: leaf * factor[:, None] for path, leaf in trees.flatten(params[layer]).items() if path[-1] == 'kernel'
-        }
-        params[layer] = trees.replace(params[layer], kernels)
-    jax.tree.map(np.testing.assert_array_equal, {**variables, 'params': params}, mask(variables, plan))
-
-
 @settings(max_examples=5)
 @given(plans())
 def test_numpy_jax_tracers_and_shapes_agree(graph, net, plan):
@@ -139,9 +123,8 @@ def test_a_plan_without_a_graph(variables):
     for change in (mask, slice_variables, planned_parameters):
         with pytest.raises(UserError, match=r'plan\.on\(graph\)'):
             change(variables, plan)
-    for change in (widths, read_masks):
-        with pytest.raises(UserError, match=r'plan\.on\(graph\)'):
-            change(plan)
+    with pytest.raises(UserError, match=r'plan\.on\(graph\)'):
+        widths(plan)
 
 
 def test_members_of_one_group_named_apart(graph):

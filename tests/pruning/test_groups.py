@@ -19,7 +19,6 @@ from jaxprune.pruning import (
     mask,
     plan_rates,
     planned_parameters,
-    read_masks,
     slice_variables,
     uniform_rates,
     widths,
@@ -139,13 +138,6 @@ def test_rates_of_groups(attention):
     plan = plan_rates(attention, weights(), {'v#2': 0.5, 'q': 0.5})
     assert {name: len(keep) for name, keep in plan.keep.items()} == {'q': 2, 'v#2': 2}
     assert plan.graph is attention
-
-
-def test_masks_of_what_is_read(attention):
-    factors = read_masks(kept_plan(attention, {'v#1': [0, 2]}))
-    np.testing.assert_array_equal(factors['o'], np.repeat([1, 0, 1], SIZE))
-    with pytest.raises(UserError, match='group q is not read by layers alone'):
-        read_masks(kept_plan(attention, {'q': [0]}))
 
 
 def linear(prefix, out, inputs, suffix=()):

@@ -26,7 +26,7 @@ LEVELS = (
     ('cli',),
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
-EXPORTERS = {'tensorflow', 'tf2onnx', 'onnx', 'onnxruntime'}
+EXPORTERS = {'onnx', 'onnxruntime'}
 LAZY = {*EXPORTERS, 'grain', 'matplotlib', 'pycocotools', 'orbax', 'cv2'}
 
 

@@ -165,7 +165,7 @@ def trained(result: Mapping[str, Any], *, as_json: bool) -> None:
         return _json(result)
     return print(
         f'{result["path"]}: mAP50 {result["map50"]:.4f}, mAP50-95 {result["map50_95"]:.4f} '
-        f'after {result["epochs"]} epochs'
+        f'after {result["epochs"]} epoch(s)'
     )
 
 

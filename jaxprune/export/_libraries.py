@@ -16,4 +16,4 @@ def require(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition('.')[0]
-        raise UserError(f'the package {package!r} is not installed: run `pip install "jaxprune[export]"`') from error
+        raise UserError(f'the package {package!r} is not installed: run `pip install {package}`') from error

@@ -16,6 +16,7 @@ def resize(model: Any, small: Any) -> Any:
           of `small` are kept, so it takes any variables of these shapes.
         - a Flax NNX module. The result holds the arrays of `small`; variables that `small` lacks are those of `model`.
         - an Equinox module. The result holds the arrays of `small`; where that has None, the leaf of `model`.
+        - a module with a method `at_widths_of(variables)`, such as a detector (its spec changes too): its result.
         - a method of a Linen module: that method of the resized module.
         - a function, which takes its widths from its arguments: it is returned as it is.
       small: variables, such as `jaxprune.slice` returns: a nested dictionary (Linen), an `nnx.State`, several of them
@@ -25,6 +26,8 @@ def resize(model: Any, small: Any) -> Any:
       UserError: for a model of another kind, variables that are not of this model, or a number of groups that cannot be
         kept.
     """
+    if hasattr(type(model), 'at_widths_of'):
+        return model.at_widths_of(small)
     kind = kind_of(model)
     if kind == 'linen':
         from jaxprune.frameworks import _linen

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxprune import detection
+from jaxprune import detection, trees
 from jaxprune.errors import UserError
 from jaxprune.models import layers
 from jaxprune.models import spec as specs
@@ -35,6 +35,23 @@ class Detector(nn.Module):
             inputs = [values[name] for name in node.inputs]
             values[node.name] = self._compute(node, inputs, train)
         return tuple(values[name] for name in self.spec.outputs + (self.spec.auxiliary if auxiliary else ()))
+
+    @nn.nowrap
+    def at_widths_of(self, variables: Variables) -> 'Detector':
+        """The detector of the spec whose layers are as wide as these variables; see `jaxprune.resize`.
+
+        Raises:
+          UserError: if they are not variables of this architecture.
+        """
+        leaves = trees.flatten(variables)
+        widths = {
+            path[1]: leaf.shape[-1] for path, leaf in leaves.items() if path[0] == 'params' and path[-1] == 'kernel'
+        }
+        resized = Detector(self.spec.resize(widths))
+        lines = trees.diff(shapes(resized.spec), variables)
+        if lines:
+            raise UserError(f'variables are not those of a {self.spec.name}: {"; ".join(lines[:5])}')
+        return resized
 
     def _compute(self, node: specs.Node, inputs: list[Array], train: bool) -> Array:
         match node:

@@ -6,6 +6,7 @@ import pytest
 
 import jaxprune
 from jaxprune import models
+from jaxprune.errors import UserError
 
 
 @pytest.mark.parametrize('name', ['yolov7', 'yolov7-tiny', 'yolov7-w6'])
@@ -38,3 +39,12 @@ def test_auxiliary_heads_come_last(random_model):
     assert [head.shape for head in both] == [head.shape for head in lead] * 2
     for head, other in zip(lead, both, strict=False):
         np.testing.assert_allclose(head, other, rtol=1e-5, atol=1e-5)
+
+
+def test_resize_changes_the_spec_too(random_model):
+    spec, variables = random_model('yolov7', 'training', seed=2)
+    model = models.Detector(spec)
+    small, sliced = jaxprune.prune(model, variables, {1: 0.5, 40: 0.25, 30: 0.5})
+    assert jaxprune.resize(model, sliced).spec == small.spec
+    with pytest.raises(UserError, match='variables are not those of a yolov7'):
+        jaxprune.resize(model, {'params': {}})

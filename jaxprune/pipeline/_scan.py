@@ -155,10 +155,11 @@ def scan_model(
     `ranking` is the criterion and the seed that made the plans: a table measured with others is not gone on with.
     """
     ranked = ranking if ranking[0] == 'random' else ranking[:1]
+    batches = task.batches  # refuses what does not fit before there is a table
     table = sensitivity.Table(output, task.digest(*ranked), share=share)
     try:
         return sensitivity.scan(
-            task.scanned, task.candidates(plans), batches=task.batches, metric=task.metric, table=table
+            task.scanned, task.candidates(plans), batches=batches, metric=task.metric, table=table
         )
     finally:
         table.close()

@@ -135,6 +135,7 @@ def scan(commands: Any) -> None:
             'image_size': options.img,
             'batch': options.batch,
             'images': options.images,
+            'intervals': options.intervals,
             'conf': options.conf,
             'iou': options.iou,
         }
@@ -154,6 +155,11 @@ def scan(commands: Any) -> None:
     arguments.evaluation(parser)
     arguments.share(parser)
     parser.add_argument('--images', type=int, metavar='N', help='only so many images, drawn with the seed')
+    parser.add_argument(
+        '--intervals',
+        action=argparse.BooleanOptionalAction,
+        help='95 %% confidence intervals, by bootstrap over the images (with --images)',
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--estimate', action='store_true', help='only say how long it will take and how much memory')
     arguments.output(what, 'table to write or to go on with, a row per line', required=False)

@@ -148,10 +148,12 @@ def evaluate(
     }
 
 
+COLUMNS = ('precision', 'recall', 'map50', 'map50_95', 'per_class_map50_95')
+
+
 def metric_columns(metrics: evaluation.DetectionMetrics) -> dict[str, Any]:
     """The figures that rows of results share."""
-    names = ('precision', 'recall', 'map50', 'map50_95', 'per_class_map50_95')
-    return {name: value for name, value in metrics.to_json().items() if name in names}
+    return {name: value for name, value in metrics.to_json().items() if name in COLUMNS}
 
 
 def val(

@@ -25,6 +25,7 @@ class ScanSettings:
       criterion, seed: which filters go first.
       split, image_size, batch: the images.
       images: only so many of them, drawn with `seed`; None: all.
+      intervals: whether rows have confidence intervals; None: where not all images are measured.
       conf, iou: how detections are made.
     """
 
@@ -37,6 +38,7 @@ class ScanSettings:
     image_size: int = 640
     batch: int = 32
     images: int | None = None
+    intervals: bool | None = None
     conf: float = 0.001
     iou: float = 0.65
 
@@ -50,7 +52,15 @@ def scan(
     """
     settings = ScanSettings(**options)
     task, plans = _prepare(path, data_file, settings)
-    return scan_model(task, output, plans, ranking=(settings.criterion, settings.seed), share=share)
+    wanted = settings.images is not None if settings.intervals is None else settings.intervals
+    return scan_model(
+        task,
+        output,
+        plans,
+        ranking=(settings.criterion, settings.seed),
+        share=share,
+        intervals=sensitivity.Intervals() if wanted else None,
+    )
 
 
 def estimate(path: Path, data_file: Path, **options: Any) -> sensitivity.Estimate:
@@ -149,6 +159,7 @@ def scan_model(
     *,
     ranking: tuple[str, int],
     share: sensitivity.Share | None = None,
+    intervals: sensitivity.Intervals | None = None,
 ) -> list[dict[str, Any]]:
     """`scan` of a model at hand.
 
@@ -156,10 +167,15 @@ def scan_model(
     """
     ranked = ranking if ranking[0] == 'random' else ranking[:1]
     batches = task.batches  # refuses what does not fit before there is a table
-    table = sensitivity.Table(output, task.digest(*ranked), share=share)
+    table = sensitivity.Table(output, task.digest(*ranked, repr(intervals)), share=share)
     try:
         return sensitivity.scan(
-            task.scanned, task.candidates(plans), batches=batches, metric=task.metric, table=table
+            task.scanned,
+            task.candidates(plans),
+            batches=batches,
+            metric=task.metric,
+            table=table,
+            intervals=intervals,
         )
     finally:
         table.close()

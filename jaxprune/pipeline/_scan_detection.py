@@ -104,5 +104,8 @@ class DetectionMetric:
         """P, R and mAP."""
         found, labels = statistics
         frames = types.SimpleNamespace(**{**labels, 'valid': labels['valid'] > 0})
-        metrics = evaluation.detection_metrics(evaluation.collect(found, frames), self.targets, self.classes)
-        return {name: np.array([value]) for name, value in _evaluate.metric_columns(metrics).items()}
+        images = np.zeros((len(weights), int(labels['indices'].max()) + 1))
+        images[:, labels['indices'].astype(np.int64)] = weights
+        predictions = evaluation.collect(found, frames)
+        metrics = evaluation.resampled_metrics(predictions, self.targets, self.classes, images)
+        return {name: getattr(metrics, name) for name in _evaluate.COLUMNS}

@@ -4,7 +4,7 @@ from jaxprune.sensitivity._any_model import candidates, scan_model
 from jaxprune.sensitivity._engine import Batch, Model, devices
 from jaxprune.sensitivity._estimate import Estimate, estimate
 from jaxprune.sensitivity._metrics import Mean, Metric, distance, top1
-from jaxprune.sensitivity._scan import Batches, Candidate, scan
+from jaxprune.sensitivity._scan import Batches, Candidate, Intervals, scan
 from jaxprune.sensitivity._table import Share, Table, read_rows
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     'Batches',
     'Candidate',
     'Estimate',
+    'Intervals',
     'Mean',
     'Metric',
     'Model',

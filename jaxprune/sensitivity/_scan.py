@@ -2,12 +2,14 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from jaxprune import progress, pruning
 from jaxprune.sensitivity._engine import Batch, Engine, Model
@@ -50,8 +52,42 @@ class Batches(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """Bootstrap over images: percentile intervals of every figure.
+
+    The same resamples serve all candidates. Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
+    chapter 13.
+
+    Attributes:
+      resamples: how many data sets of as many images are drawn, with replacement.
+      confidence: share of them between the bounds.
+      seed: of the draw.
+    """
+
+    resamples: int = 200
+    confidence: float = 0.95
+    seed: int = 0
+
+    def weights(self, images: int) -> Float[np.ndarray, 'r n']:
+        """How often each image stands in each resample."""
+        rng = np.random.default_rng(self.seed)
+        return rng.multinomial(images, np.full(images, 1 / images), size=self.resamples).astype(np.float64)
+
+    def bounds(self, values: Float[np.ndarray, 'r ...']) -> list[Any]:
+        """Lower and upper bound."""
+        tail = (1 - self.confidence) / 2
+        return np.nanquantile(values, [tail, 1 - tail], axis=0).tolist()
+
+
 def scan(
-    model: Model, candidates: Sequence[Candidate], *, batches: Batches, metric: Metric, table: Table
+    model: Model,
+    candidates: Sequence[Candidate],
+    *,
+    batches: Batches,
+    metric: Metric,
+    table: Table,
+    intervals: Intervals | None = None,
 ) -> list[dict[str, Any]]:
     """Measures the candidates that the table lacks, and appends a row for each.
 
@@ -65,6 +101,7 @@ def scan(
       batches: gone through once for every `CELLS` candidates.
       metric: what is measured.
       table: where rows are looked up and appended.
+      intervals: to be added to every row, as `NAME_interval`, `[lower, upper]`; of scalar figures.
 
     Returns:
       The rows, in the order of the candidates.
@@ -72,7 +109,9 @@ def scan(
     own = candidates[table.share.index :: table.share.count]
     missing = [candidate for candidate in own if _key(candidate) not in table]
     with progress.bar('scan', len(candidates), unit='cells', done=len(candidates) - len(missing)) as advance:
-        _measure(Engine(model, metric), missing, batches, table, lambda done: advance(steps=done))
+        engine = Engine(model, metric)
+        append = functools.partial(_append, table, metric, intervals)
+        _measure(engine, missing, batches, append, lambda done: advance(steps=done))
         while not table.join(map(_key, candidates)):
             time.sleep(_POLL_SECONDS)
     return [table.rows[_key(candidate)] for candidate in candidates]
@@ -86,7 +125,7 @@ def _measure(
     engine: Engine,
     candidates: Sequence[Candidate],
     batches: Batches,
-    table: Table,
+    append: Callable[[Iterable[Candidate], Iterable[Statistics]], None],
     advance: Callable[[float], None],
 ) -> None:
     """Group by group; while the devices compute one, the host makes figures of the one before."""
@@ -99,7 +138,7 @@ def _measure(
             together = max(1, min(CELLS, STATISTICS_BYTES // max(1, _bytes(collected[0]))))
             if before is not None:
                 before.result()
-            before = host.submit(_append, table, engine.metric, group, collected)
+            before = host.submit(append, group, collected)
         if before is not None:
             before.result()
 
@@ -131,9 +170,24 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def _append(table: Table, metric: Metric, group: Iterable[Candidate], collected: Iterable[Statistics]) -> None:
+def _append(
+    table: Table,
+    metric: Metric,
+    intervals: Intervals | None,
+    group: Iterable[Candidate],
+    collected: Iterable[Statistics],
+) -> None:
     for candidate, statistics in zip(group, collected, strict=True):
         images = len(jax.tree.leaves(statistics)[0])
-        figures = metric.figures(statistics, np.ones((1, images)))
-        row = {name: np.asarray(value)[0].tolist() for name, value in figures.items()}
+        row = {name: _plain(value[0]) for name, value in metric.figures(statistics, np.ones((1, images))).items()}
+        if intervals is not None:
+            drawn = metric.figures(statistics, intervals.weights(images))
+            row |= {f'{name}_interval': intervals.bounds(value) for name, value in drawn.items() if value.ndim == 1}
         table.append({'layer': candidate.layer, 'rate': candidate.rate, **row, **candidate.cost})
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and lists, None where there is none (JSON has no NaN)."""
+    if np.ndim(value):
+        return [_plain(each) for each in value]
+    return None if np.isnan(value) else float(value)

@@ -176,6 +176,9 @@ def test_some_images(start, tmp_path):
     model, dataset = start
     options = {'rates': [0.5], 'layers': ['8'], 'image_size': SIZE}
     rows = pipeline.scan(model, dataset, tmp_path / 'scan.jsonl', images=2, **options)
+    for row in rows:
+        low, high = row['map50_95_interval']
+        assert low <= row['map50_95'] <= high and low < high
     assert rows != pipeline.scan(model, dataset, tmp_path / 'all.jsonl', **options)
     with pytest.raises(UserError, match='another model, data set or options'):
         pipeline.scan(model, dataset, tmp_path / 'scan.jsonl', **options)

@@ -131,7 +131,7 @@ def uniform_rates(
 def _key(graph: Graph, group: Group) -> Key:
     """The index of its lowest layer, or its name where that layer is in several groups that can be pruned."""
     lowest = lowest_layer(graph, group)
-    free = [each for each in graph.groups_of(lowest.name) if each.protected is None]
+    free = [each for each in graph.groups if each.protected is None and lowest.name in each.layers]
     return lowest.index if free == [group] else group.name
 
 

@@ -57,9 +57,9 @@ def _same(first: dict, second: dict) -> None:
             assert value == second[key], key
 
 
-def _entries(folder: pathlib.Path) -> int:
-    """Files and folders in it: how far a run is."""
-    return sum(len(folders) + len(files) for _, folders, files in os.walk(folder))
+def _steps(run: pathlib.Path) -> int:
+    """How far a run is: 2 results of the start, and for each iteration a scan, rates, 2 models and their metrics."""
+    return sum(file.name != 'tuning' for file in run.glob('[0-9]/[a-z]*'))
 
 
 def _kept_programs(folder: pathlib.Path) -> dict[str, str]:
@@ -91,10 +91,10 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(start, tmp_path):
     report = (tmp_path / 'whole' / 'report.html').read_text()
     assert '</html>' in report and f'{rows[2]["parameters"]:,}' in report
 
-    total, draw = _entries(tmp_path / 'whole'), random.Random(0).uniform
-    command = _command(start, tmp_path / 'killed')
-    for share in sorted(draw(0, 0.8) for _ in range(5)):
-        _kill(command, lambda share=share: _entries(tmp_path / 'killed') >= share * total, draw(0, 0.3), **quick)
+    assert _steps(tmp_path / 'whole') == 14
+    command, draw = _command(start, tmp_path / 'killed'), random.Random(0)
+    for step in sorted(draw.sample(range(1, 13), 5)):
+        _kill(command, lambda step=step: _steps(tmp_path / 'killed') >= step, delay=draw.uniform(0, 2), **quick)
     last = subprocess.run(command, capture_output=True, text=True, check=False)
     assert last.returncode == 0, last.stderr
     _same(_results(tmp_path / 'whole'), _results(tmp_path / 'killed'))

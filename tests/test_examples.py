@@ -12,7 +12,7 @@ import pytest
 from jaxprune.pruning import CRITERIA
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ('any_model', 'criteria', 'pruning', 'selection', 'training')
+PAGES = ('any_model', 'criteria', 'pruning', 'selection', 'sensitivity', 'training')
 # Comments that are whole lines, and a block of text right behind, are what is printed.
 BLOCK = re.compile(r'^```python\n(.*?)^```', re.MULTILINE | re.DOTALL)
 SHOWN = re.compile(r'\n\n```text\n(.*?)^```', re.MULTILINE | re.DOTALL)

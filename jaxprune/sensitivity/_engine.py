@@ -1,7 +1,8 @@
 """One model on its way through the data: what is compiled, where it lies, and what a candidate computes."""
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +57,8 @@ class Engine:
         self._predict = model.predict
         self.metric = metric
         self._mesh = Mesh(np.array(devices()), (_IMAGES,))
+        # On a CPU, one candidate's suppression runs on one core: the other one has the next candidate meanwhile.
+        self._threads = 2 if self._mesh.size == 1 and self._mesh.devices.item().platform == 'cpu' else 1
         self._before = jax.tree.map(np.asarray, model.variables)
         self.variables = self._everywhere(self._before)
         self._stages: dict[Any, Stages] = {}
@@ -67,16 +70,20 @@ class Engine:
         pairs = enumerate(zip(jax.tree.leaves(self._before), after, strict=True))
         return {index: self._everywhere(new) for index, (old, new) in pairs if new is not old}
 
-    def compute(self, candidates: Sequence[Changed], batch: Batch) -> Iterator[Statistics]:
+    def compute(self, candidates: Sequence[Changed], batch: Batch) -> list[Statistics]:
         """Statistics `[b, ...]` of every candidate, on the devices; dispatched, not waited for."""
         inputs, labels = self.place(batch)
         stages = self.stages(inputs)
         numbers = [stages.reached(leaves) for leaves in candidates]
         values = stages.run(self.variables, inputs, keep=stages.read_by(set().union(*numbers)))
         unpruned = stages.result(values)
-        for leaves, again in zip(candidates, numbers, strict=True):
+
+        def one(leaves: Changed, again: Sequence[int]) -> Statistics:
             outputs = stages.result(stages.run_again(values, leaves, again)) if again else unpruned
-            yield self.measure(outputs, labels, unpruned)
+            return self.measure(outputs, labels, unpruned)
+
+        with concurrent.futures.ThreadPoolExecutor(self._threads) as threads:
+            return list(threads.map(one, candidates, numbers))
 
     def stages(self, inputs: Any) -> Stages:
         """The stages for inputs of this shape; compiled once."""

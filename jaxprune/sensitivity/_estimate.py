@@ -63,7 +63,7 @@ def estimate(
     count = sum(sizes) / sizes[0]
     engine = Engine(model, metric)
     stages, compiling = _timed(lambda: engine.stages(engine.place(batch)[0]))
-    (statistics,), first = _timed(lambda: jax.block_until_ready(list(engine.compute([{}], batch))))
+    (statistics,), first = _timed(lambda: jax.block_until_ready(engine.compute([{}], batch)))
     seconds, measuring = _stage_seconds(engine, stages, batch)
     reached, masking = _timed(lambda: [stages.reached(engine.masked(each.plan)) for each in candidates])
     on_host = jax.tree.map(lambda leaf: np.asarray(leaf)[batch.valid], statistics)

@@ -158,7 +158,7 @@ def _collect(
         advance(len(group) / len(batches))
 
     for batch in batches:
-        waiting.append((batch.valid, list(engine.compute(changed, batch))))
+        waiting.append((batch.valid, engine.compute(changed, batch)))
         if len(waiting) > 1:  # the devices compute one batch while the host reads the one before
             read()
     while waiting:

@@ -15,6 +15,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+from jaxprune.sensitivity._forms import evaluate
+
 EXPENSIVE = frozenset({'conv_general_dilated', 'dot_general', 'ragged_dot_general', 'scan', 'while', 'cond', 'fft',
     'sort', 'top_k', 'cumsum', 'reduce_window', 'reduce_window_max', 'reduce_window_sum'})  # fmt: skip
 _CALLS = frozenset({'jit', 'pjit', 'closed_call', 'core_call', 'remat', 'remat2', 'checkpoint', 'custom_jvp_call',
@@ -281,9 +283,6 @@ def _outside(steps: Sequence[_Step]) -> tuple[Place, ...]:
 def _evaluate(part: _Part, *arguments: Array) -> list[Array]:
     values: dict[Place, Any] = dict(zip(part.reads, arguments, strict=True))
     for step in part.steps:
-        primitive = step.equation.primitive
         operands = [read.val if isinstance(read, core.Literal) else values[read] for read in step.reads]
-        with step.equation.ctx.manager:
-            results = primitive.bind(*operands, **primitive.get_bind_params(step.equation.params))
-        values |= zip(step.writes, results if primitive.multiple_results else [results], strict=True)
+        values |= zip(step.writes, evaluate(step.equation, operands), strict=True)
     return [values[place] for place in part.writes]

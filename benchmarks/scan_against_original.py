@@ -65,7 +65,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _timed(command: Sequence[object], **environment: str) -> float:
     start = time.perf_counter()
-    subprocess.run(list(map(str, command)), env={**os.environ, **environment}, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        list(map(str, command)),
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
     return time.perf_counter() - start
 
 

@@ -22,6 +22,7 @@ def main() -> None:
     for name, kind in {'int': int, 'float': float, 'bool': bool, 'object': object}.items():
         vars(np).setdefault(name, kind)
     vars(np).setdefault('trapz', np.trapezoid)
+    torch.set_grad_enabled(False)
     read = torch.load
     torch.load = lambda *given, **options: read(*given, **{**options, 'weights_only': False})
     # It counts operations with a package that is not kept any more; here they are not compared.

@@ -82,8 +82,9 @@ class Engine:
             outputs = stages.result(stages.run_again(values, leaves, again)) if again else unpruned
             return self.measure(outputs, labels, unpruned)
 
+        first = one(candidates[0], numbers[0])  # alone: the metric is compiled, once
         with concurrent.futures.ThreadPoolExecutor(self._threads) as threads:
-            return list(threads.map(one, candidates, numbers))
+            return [first, *threads.map(one, candidates[1:], numbers[1:])]
 
     def stages(self, inputs: Any) -> Stages:
         """The stages for inputs of this shape; compiled once."""

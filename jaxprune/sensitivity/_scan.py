@@ -18,6 +18,10 @@ from jaxprune.sensitivity._table import Table
 
 CELLS = 48
 """Most candidates that go through the data together; the unpruned model is computed once for all of them."""
+LEAST_CELLS = 16
+"""As many where they take long, so that rows are written often; the unpruned model then is a seventh of the work."""
+FLUSH_SECONDS = 300
+"""How often rows are written, roughly, as long as that leaves more than `LEAST_CELLS`."""
 STATISTICS_BYTES = 1 << 30
 """Most memory that their statistics may take: with many images fewer candidates go together."""
 _POLL_SECONDS = 0.5
@@ -108,13 +112,17 @@ def scan(
     """
     own = candidates[table.share.index :: table.share.count]
     missing = [candidate for candidate in own if _key(candidate) not in table]
-    with progress.bar('scan', len(candidates), unit='cells', done=len(candidates) - len(missing)) as advance:
+    with progress.bar('scan', len(candidates), unit='cells', done=_done(candidates, table)) as advance:
         engine = Engine(model, metric)
         append = functools.partial(_append, table, metric, intervals)
         _measure(engine, missing, batches, append, lambda done: advance(steps=done))
         while not table.join(map(_key, candidates)):
             time.sleep(_POLL_SECONDS)
     return [table.rows[_key(candidate)] for candidate in candidates]
+
+
+def _done(candidates: Iterable[Candidate], table: Table) -> int:
+    return sum(_key(candidate) in table for candidate in candidates)
 
 
 def _key(candidate: Candidate) -> tuple[int | str | None, float]:
@@ -131,16 +139,23 @@ def _measure(
     """Group by group; while the devices compute one, the host makes figures of the one before."""
     with concurrent.futures.ThreadPoolExecutor(1) as host:
         before: concurrent.futures.Future[None] | None = None
-        together = 1  # the first group shows how much a candidate's statistics take
+        together = 1  # the first group shows how long a candidate takes, and how much memory its statistics
         while candidates:
+            start = time.perf_counter()
             group, candidates = candidates[:together], candidates[together:]
             collected = _collect(engine, group, batches, advance)
-            together = max(1, min(CELLS, STATISTICS_BYTES // max(1, _bytes(collected[0]))))
+            together = together if together > 1 else _together(time.perf_counter() - start, _bytes(collected[0]))
             if before is not None:
                 before.result()
             before = host.submit(append, group, collected)
         if before is not None:
             before.result()
+
+
+def _together(seconds: float, size: int) -> int:
+    """How many candidates go through the data together, if one takes so long and so many bytes."""
+    wanted = min(max(LEAST_CELLS, int(FLUSH_SECONDS / seconds)), CELLS)
+    return max(1, min(wanted, STATISTICS_BYTES // max(1, size)))
 
 
 def _collect(

@@ -142,7 +142,8 @@ def scan(commands: Any) -> None:
         if options.estimate:
             _print.estimate(pipeline.estimate(options.model, options.data, **settings), as_json=options.json)
         else:
-            pipeline.scan(options.model, options.data, options.output, share=_share(options.share), **settings)
+            rows = pipeline.scan(options.model, options.data, options.output, share=_share(options.share), **settings)
+            _print.scanned(rows, as_json=options.json)
 
     parser = arguments.command(commands, 'scan', run, 'measure what pruning each layer alone would cost')
     arguments.model(parser)

@@ -76,6 +76,8 @@ def _join_processes(given: Sequence[str] | None) -> None:
             f'--distributed {" ".join(given)}: give HOST:PORT of the first process, how many there are, and which one '
             'this is, counted from 0; or nothing, where JAX finds them itself'
         )
+    if given and int(given[2]) >= int(given[1]):
+        raise UserError(f'--distributed {" ".join(given)}: processes are counted from 0 to {int(given[1]) - 1}')
     try:
         if given:
             jax.distributed.initialize(given[0], int(given[1]), int(given[2]))

@@ -195,6 +195,12 @@ def iterated(result: Mapping[str, Any], *, as_json: bool) -> None:
     return print(f'report: {result["report"]}')
 
 
+def scanned(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """`jaxprune scan`: the table is in its file."""
+    if as_json:
+        _json({'rows': rows})
+
+
 def estimate(result: Any, *, as_json: bool) -> None:
     """`jaxprune scan --estimate`."""
     if as_json:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import jaxprune
-from jaxprune import checkpoint, data, models, pipeline, sensitivity, trees
+from jaxprune import checkpoint, cli, data, models, pipeline, sensitivity, trees
+from jaxprune.cli import _print
 from jaxprune.errors import UserError
 from jaxprune.pipeline import _evaluate
 
@@ -163,13 +164,33 @@ def test_a_killed_share_comes_back(start, tmp_path):
     assert sorted(tmp_path.glob('shared*')) == [shared]
 
 
-def test_estimate(start):
+def test_estimate(start, capsys):
     model, dataset = start
-    found = pipeline.estimate(model, dataset, rates=[0.25, 0.5], image_size=SIZE)
-    assert found.cells > 50
-    assert 0 < found.compile_seconds < found.seconds
-    assert 0.1 < found.computed < 0.8
-    assert found.host_bytes > 1e8
+    cli.main(['scan', str(model), '--data', str(dataset), '--rates', '0.5', '--img', str(SIZE), '--estimate', '--json'])
+    found = json.loads(capsys.readouterr().out)
+    assert found['cells'] > 50
+    assert 0 < found['compile_seconds'] < found['seconds']
+    assert 0.1 < found['computed'] < 0.8
+    assert found['host_bytes'] > 1e8
+    _print.estimate(sensitivity.Estimate(**{**found, 'seconds': 9000.0, 'device_bytes': 5e9}), as_json=False)
+    assert '2 h 30 min' in (text := capsys.readouterr().out) and '5.0 GB on each device' in text
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--share', '2/2'], 'shares are counted from 0 to 1'),
+        (['--share', 'half'], 'give I/N'),
+        (['--distributed', 'localhost:1'], 'HOST:PORT'),
+        (['--distributed', 'localhost:1', '2', '2'], 'counted from 0 to 1'),
+    ],
+)
+def test_shares_that_are_none(start, tmp_path, capsys, options, message):
+    model, dataset = start
+    with pytest.raises(SystemExit, match='2'):
+        cli.main(['scan', str(model), '--data', str(dataset), '-o', str(tmp_path / 'scan.jsonl'), *options])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_some_images(start, tmp_path):

@@ -104,8 +104,9 @@ class DetectionMetric:
         """P, R and mAP."""
         found, labels = statistics
         frames = types.SimpleNamespace(**{**labels, 'valid': labels['valid'] > 0})
-        images = np.zeros((len(weights), int(labels['indices'].max()) + 1))
-        images[:, labels['indices'].astype(np.int64)] = weights
+        here = labels['indices'].astype(np.int64)
+        images = np.zeros((len(weights), 1 + max(int(here.max()), int(self.targets.images.max(initial=0)))))
+        images[:, here] = weights
         predictions = evaluation.collect(found, frames)
         metrics = evaluation.resampled_metrics(predictions, self.targets, self.classes, images)
         return {name: getattr(metrics, name) for name in _evaluate.COLUMNS}

@@ -166,7 +166,22 @@ def test_a_killed_share_comes_back(start, tmp_path):
 
 def test_estimate(start, capsys):
     model, dataset = start
-    cli.main(['scan', str(model), '--data', str(dataset), '--rates', '0.5', '--img', str(SIZE), '--estimate', '--json'])
+    cli.main(
+        [
+            'scan',
+            str(model),
+            '--data',
+            str(dataset),
+            '--rates',
+            '0.5',
+            '--img',
+            str(SIZE),
+            '--estimate',
+            '--json',
+            '--batch',
+            '1',
+        ]
+    )
     found = json.loads(capsys.readouterr().out)
     assert found['cells'] > 50
     assert 0 < found['compile_seconds'] < found['seconds']

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxprune import progress, pruning
+from jaxprune.errors import UserError
 from jaxprune.sensitivity._engine import Batch, Engine, Model
 from jaxprune.sensitivity._metrics import Metric, Statistics
 from jaxprune.sensitivity._table import Table
@@ -110,6 +111,8 @@ def scan(
     Returns:
       The rows, in the order of the candidates.
     """
+    if not len(batches):
+        raise UserError('there are no batches to scan on: give at least one')
     own = candidates[table.share.index :: table.share.count]
     missing = [candidate for candidate in own if _key(candidate) not in table]
     with progress.bar('scan', len(candidates), unit='cells', done=_done(candidates, table)) as advance:

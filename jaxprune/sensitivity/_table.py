@@ -99,10 +99,11 @@ class Table:
         keys = list(keys)
         if any(key not in self.rows for key in keys):
             return False
-        if self._own != self._path:
+        shards = self._shards()
+        if shards:
             order = dict.fromkeys([*keys, *self.rows])
             files.write_text(self._path, ''.join(self._line(self.rows[key]) for key in order))
-            for shard in self._shards():
+            for shard in shards:
                 shard.unlink(missing_ok=True)
         return True
 

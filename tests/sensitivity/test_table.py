@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from jaxprune.errors import UserError
-from jaxprune.sensitivity import Table, read_rows
+from jaxprune.sensitivity import Share, Table, read_rows
 
 
 def written(path, rows):
@@ -32,6 +32,20 @@ def test_a_row_that_was_cut_off_is_measured_again(tmp_path, length):
     table.close()
     assert path.read_text() == whole
     assert read_rows(path) == ROWS
+
+
+def test_shards_that_a_single_process_goes_on_with(tmp_path):
+    path = tmp_path / 'scan.jsonl'
+    half = Table(path, 'settings', share=Share(1, 2))
+    half.append(ROWS[1])
+    half.close()
+    alone = Table(path, 'settings')
+    assert (3, 0.25) in alone and (None, 0) not in alone
+    alone.append(ROWS[0])
+    assert alone.join([(None, 0), (3, 0.25)])
+    alone.close()
+    assert read_rows(path) == ROWS
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_rows_of_other_settings_are_refused(tmp_path):

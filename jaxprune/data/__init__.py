@@ -2,10 +2,11 @@
 
 from jaxprune.data._images import is_image
 from jaxprune.data._letterbox import letterbox, load_image, read_image
-from jaxprune.data.batching import EvalBatch, EvalBatches, label_boxes
+from jaxprune.data.batching import KEEP_BYTES, EvalBatch, EvalBatches, label_boxes
 from jaxprune.data.datasets import DetectionDataset, load_dataset
 
 __all__ = [
+    'KEEP_BYTES',
     'DetectionDataset',
     'EvalBatch',
     'EvalBatches',

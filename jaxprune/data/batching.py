@@ -6,42 +6,27 @@ that order share the smallest shape that holds them.
 
 import concurrent.futures
 import dataclasses
+import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from jaxprune.data._letterbox import letterbox, load_image
+from jaxprune.data._store import BatchFile, EvalBatch
 from jaxprune.data.datasets import DetectionDataset
 from jaxprune.errors import UserError
 
 GROUP = 32
 PREFETCH = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalBatch:
-    """Images for the device, and what leads back to the original pixels: `original = (network - pads) / gains`.
-
-    Attributes:
-        images: `uint8 [b, h, w, 3]`, RGB; rows of zeros where `valid` is False.
-        valid: `bool [b]`, False for the rows that only fill the batch.
-        indices: `int64 [b]`, index into the data set, -1 where not valid.
-        sizes: `int64 [b, 2]`, height and width of the original image.
-        gains: `float32 [b]`, network pixels per original pixel.
-        pads: `float32 [b, 2]`, grey border left and above, in network pixels.
-        labels: per row `float32 [n, 5]`, the data set's labels.
-    """
-
-    images: UInt8[np.ndarray, 'b h w 3']
-    valid: Bool[np.ndarray, ' b']
-    indices: Int[np.ndarray, ' b']
-    sizes: Int[np.ndarray, 'b 2']
-    gains: Float[np.ndarray, ' b']
-    pads: Float[np.ndarray, 'b 2']
-    labels: tuple[Float[np.ndarray, 'n 5'], ...]
+KEEP_BYTES = 256 << 20
+_LOG = logging.getLogger(__name__)
+_NO_ROOM = (
+    'decoded images take %s bytes and cannot be kept (%s): they are decoded in every pass, which is slower; '
+    'make room, or set TMPDIR to a folder that has it'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +50,8 @@ class _Picture:
 class EvalBatches:
     """The batches of a data set for one image size; iterate as often as needed.
 
-    Every batch has exactly `batch` rows. Images are decoded in threads in the first pass and kept in memory, as
-    `uint8`, unless they would take more than `keep_bytes`.
+    Every batch has exactly `batch` rows. Images are decoded once, in threads, and kept as `uint8`: in memory, or, where
+    they take more than `keep_bytes`, in a temporary file. Several passes may go on at once.
     """
 
     def __init__(
@@ -79,7 +64,8 @@ class EvalBatches:
         rect: bool = True,
         pad: float = 0.5,
         stride: int = 32,
-        keep_bytes: int = 2 << 30,
+        shuffle: int | None = None,
+        keep_bytes: int | None = KEEP_BYTES,
         workers: int | None = None,
     ) -> None:
         """Plans the batches; nothing is decoded yet.
@@ -92,7 +78,11 @@ class EvalBatches:
             rect: whether shapes follow the aspect ratio; False makes all of them square.
             pad: how much larger than needed rectangular shapes are, in strides.
             stride: largest stride of the model, in pixels.
-            keep_bytes: the most memory that decoded images may hold between passes.
+            shuffle: seed of a random order, in which any first part of the batches is a random part of the data: images
+                of one shape are mixed among its batches, and the batches are mixed; None: by aspect ratio. It does not
+                change any shape.
+            keep_bytes: the most memory that decoded images may take between passes; more of them go to a file in the
+                folder for temporary files (`TMPDIR`). None: nothing is kept, for a single pass.
             workers: decoding threads; None: one per core.
 
         Raises:
@@ -109,10 +99,9 @@ class EvalBatches:
         self.image_size = image_size
         self.batch = batch
         shapes = _rectangles(dataset.sizes, image_size, group, pad, stride) if rect else _squares(dataset, image_size)
-        self._parts = _split(*shapes, batch)
+        self._parts = _split(*shapes, batch, None if shuffle is None else np.random.default_rng(shuffle))
         self._workers = workers or os.cpu_count() or 1
-        self._keep = sum(batch * part.shape[0] * part.shape[1] * 3 for part in self._parts) <= keep_bytes
-        self._kept: tuple[EvalBatch, ...] | None = None
+        self._store = None if keep_bytes is None else _store([3 * pixels for pixels in self.pixels], keep_bytes)
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -133,26 +122,39 @@ class EvalBatches:
         return np.concatenate([part.indices for part in self._parts])
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept = []
-        for batch in self._decode():
-            if self._keep:
-                kept.append(batch)
-            yield batch
-        self._kept = tuple(kept) if self._keep else None
+        return self.some(slice(None))
 
-    def _decode(self) -> Iterator[EvalBatch]:
-        """Decodes the batches one after the other, a few ahead of the one that is asked for."""
+    def some(self, part: slice) -> Iterator[EvalBatch]:
+        """Some of the batches: nothing else is decoded."""
         with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
-            waiting: deque[tuple[_Part, Iterator[_Picture]]] = deque()
-            for part in self._parts:
-                waiting.append((part, pool.map(self._picture, part.indices.tolist(), [part.shape] * len(part.indices))))
+            waiting: deque[Callable[[], EvalBatch]] = deque()
+            for number in range(len(self))[part]:
+                waiting.append(self._started(pool, number))
                 if len(waiting) > PREFETCH:
-                    yield self._stack(*waiting.popleft())
+                    yield waiting.popleft()()
             while waiting:
-                yield self._stack(*waiting.popleft())
+                yield waiting.popleft()()
+
+    def _started(self, pool: concurrent.futures.Executor, number: int) -> Callable[[], EvalBatch]:
+        """Starts to read or decode a batch; what is returned waits for it."""
+        store = self._store
+        if store is not None and number in store:
+            return pool.submit(store.__getitem__, number).result
+        part = self._parts[number]
+        pictures = pool.map(self._picture, part.indices.tolist(), [part.shape] * len(part.indices))
+        return lambda: self._kept(number, self._stack(part, pictures))
+
+    def _kept(self, number: int, batch: EvalBatch) -> EvalBatch:
+        """The batch, for the next pass too; without room for it, all are decoded in every pass from now on."""
+        store = self._store
+        try:
+            if store is not None:
+                store[number] = batch
+        except OSError as error:
+            if self._store is store:  # no other pass has said so
+                self._store = None  # passes that read from it keep it until they have
+                _LOG.warning(_NO_ROOM, f'{3 * sum(self.pixels):,}', str(error))
+        return batch
 
     def _picture(self, index: int, shape: tuple[int, int]) -> _Picture:
         image, size, resized = load_image(self.dataset.images[index], self.image_size)
@@ -201,6 +203,10 @@ def label_boxes(
     return owner, rows[:, 0].astype(np.int64), boxes.astype(np.float32)
 
 
+def _store(sizes: Sequence[int], keep_bytes: int) -> dict[int, EvalBatch] | BatchFile:
+    return {} if sum(sizes) <= keep_bytes else BatchFile(sizes)
+
+
 def _rectangles(
     sizes: Int[np.ndarray, 'n 2'], image_size: int, group: int, pad: float, stride: int
 ) -> tuple[Int[np.ndarray, ' n'], list[tuple[int, int]]]:
@@ -218,15 +224,19 @@ def _squares(dataset: DetectionDataset, image_size: int) -> tuple[Int[np.ndarray
     return np.arange(len(dataset)), [(image_size, image_size)] * len(dataset)
 
 
-def _split(order: Int[np.ndarray, ' n'], shapes: Sequence[tuple[int, int]], batch: int) -> tuple[_Part, ...]:
+def _split(
+    order: Int[np.ndarray, ' n'], shapes: Sequence[tuple[int, int]], batch: int, rng: np.random.Generator | None
+) -> tuple[_Part, ...]:
     """Cuts every run of equal shapes into batches: only the last of a run has rows to fill."""
     table = np.array(shapes)
     ends = np.flatnonzero((table[1:] != table[:-1]).any(axis=1)) + 1
-    return tuple(
+    runs = [run if rng is None else rng.permutation(run) for run in np.split(order, ends)]
+    parts = [
         _Part(run[start : start + batch], shapes[first])
-        for first, run in zip([0, *ends.tolist()], np.split(order, ends), strict=True)
+        for first, run in zip([0, *ends.tolist()], runs, strict=True)
         for start in range(0, len(run), batch)
-    )
+    ]
+    return tuple(parts if rng is None else (parts[place] for place in rng.permutation(len(parts))))
 
 
 def _padded(rows: np.ndarray, fill: int, value: float) -> np.ndarray:

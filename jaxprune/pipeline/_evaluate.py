@@ -55,9 +55,18 @@ def device_batch(batch: int) -> int:
 
 
 def open_batches(
-    dataset: data.DetectionDataset, spec: models.ArchSpec, image_size: int, batch: int, *, devices: int = 1
+    dataset: data.DetectionDataset,
+    spec: models.ArchSpec,
+    image_size: int,
+    batch: int,
+    *,
+    devices: int = 1,
+    shuffle: int | None = None,
+    keep_bytes: int | None = data.KEEP_BYTES,
 ) -> data.EvalBatches:
     """Rectangular batches for a model, checked against its classes; each with the rows of all devices.
+
+    `shuffle` and `keep_bytes` as in `data.EvalBatches`.
 
     Raises:
       UserError: where data set and model have different numbers of classes, or the stride does not divide the size.
@@ -66,7 +75,13 @@ def open_batches(
     models.check_size(spec, image_size, image_size)
     check_batch(batch)
     return data.EvalBatches(
-        dataset, image_size, batch=device_batch(batch) * devices, group=batch, stride=spec.max_stride
+        dataset,
+        image_size,
+        batch=device_batch(batch) * devices,
+        group=batch,
+        stride=spec.max_stride,
+        shuffle=shuffle,
+        keep_bytes=keep_bytes,
     )
 
 
@@ -134,7 +149,7 @@ def evaluate(
       twelve figures), `images`, `seconds`.
     """
     start = time.perf_counter()
-    batches = open_batches(dataset, model.spec, image_size, batch)
+    batches = open_batches(dataset, model.spec, image_size, batch, keep_bytes=None)
     found = predictions(model, variables, batches, settings)
     own = evaluation.detection_metrics(found, targets(dataset, image_size), dataset.classes)
     coco = evaluation.coco_metrics(dataset, found)

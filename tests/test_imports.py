@@ -27,7 +27,7 @@ LEVELS = (
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 EXPORTERS = {'onnx', 'onnxruntime'}
-LAZY = {*EXPORTERS, 'grain', 'matplotlib', 'pycocotools', 'orbax', 'cv2'}
+LAZY = {*EXPORTERS, 'grain', 'matplotlib', 'hotcoco', 'orbax', 'cv2'}
 
 
 def _files() -> dict[str, pathlib.Path]:
@@ -130,7 +130,7 @@ def test_import_is_light(code):
 def test_public_names_load_no_exporter():
     loaded = _modules_after('import jaxprune\nfor name in jaxprune.__all__: getattr(jaxprune, name)')
     assert {'jaxprune', 'jax'} <= loaded
-    assert not loaded & (EXPORTERS | {'matplotlib', 'pycocotools'})
+    assert not loaded & (EXPORTERS | {'matplotlib', 'hotcoco'})
 
 
 def test_public_names_are_not_those_of_subpackages():

@@ -1,8 +1,12 @@
+import contextlib
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from jaxprune.data import EvalBatches, label_boxes, load_dataset
 from jaxprune.evaluation import (
@@ -13,6 +17,7 @@ from jaxprune.evaluation import (
     collect,
     concatenate,
     detection_metrics,
+    evaluate_results,
 )
 
 
@@ -60,10 +65,10 @@ def test_crowds_are_no_false_positives():
     assert coco_metrics(nothing, detections).map50_95 == pytest.approx(0.5)
 
 
-def test_no_detections(capsys):
+def test_no_detections(capfd):
     metrics = coco_metrics(Truth([row(4, 1, [10, 10, 50, 50])]), concatenate([]))
     assert (metrics.map50_95, metrics.recall_100, metrics.map_large) == (0, 0, -1)
-    assert capsys.readouterr().out == ''
+    assert capfd.readouterr().out == ''
 
 
 def test_results_have_ids_and_rounded_numbers():
@@ -155,3 +160,127 @@ def test_figures_of_the_original_with_the_whole_set(golden, data, tmp_path, layo
     own = detection_metrics(predictions, Targets(*label_boxes(dataset, 256)), dataset.classes)
     for name in ('precision', 'recall', 'map50', 'map50_95'):
         assert getattr(own, name) == pytest.approx(figures['own_metric'][name], abs=5e-4), name
+
+
+def by_pycocotools(truth, results):
+    common = {'images': truth['images'], 'categories': truth['categories']}
+    rows = [
+        {**row, 'id': index, 'iscrowd': 0, 'area': row['bbox'][2] * row['bbox'][3]}
+        for index, row in enumerate(results, 1)
+    ]
+    both = [COCO(), COCO()]
+    with contextlib.redirect_stdout(io.StringIO()):
+        for coco, content in zip(both, (truth, {**common, 'annotations': rows}), strict=True):
+            coco.dataset = content
+            coco.createIndex()
+        evaluation = COCOeval(*both, 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+def any_side(rng):
+    return np.exp(rng.uniform(1, 5.7, 2))
+
+
+SIDES = {
+    'of all sizes': any_side,
+    'between the ranges of area': lambda rng: np.full(2, rng.choice([31.9, 32, 32.1, 95.9, 96, 96.1])),
+    'large only': lambda rng: rng.uniform(97, 300, 2),
+    'without area': lambda rng: rng.choice([0.0, 5.0, 40.0], 2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """How sets are drawn; labels and detections are the most per image, decimals those of the scores."""
+
+    sides: str = 'of all sizes'
+    classes: int = 3
+    labels: int = 12
+    detections: int = 40
+    crowds: float = 0.05
+    decimals: int = 5
+
+    def make(self, rng):
+        images = rng.choice(10_000, rng.integers(1, 9), replace=False).tolist()
+        classes = (1 + rng.choice(200, self.classes, replace=False)).tolist()
+        truth = [label for image in images for label in self._labels(rng, image, classes)]
+        results = [found for image in images for found in self._found(rng, image, classes, truth)]
+        rng.shuffle(results)
+        content = {
+            'images': [{'id': image, 'height': 600, 'width': 600} for image in images],
+            'categories': [{'id': kind, 'name': str(kind)} for kind in classes],
+            'annotations': [{'id': index, **label} for index, label in enumerate(truth, 1)],
+        }
+        return content, results
+
+    def _label(self, rng, image, classes):
+        sides = SIDES[self.sides](rng).round(1)
+        return {
+            'image_id': image,
+            'category_id': int(rng.choice(classes)),
+            'bbox': [*rng.uniform(0, 300, 2).round(1).tolist(), *sides.tolist()],
+            'area': float(sides.prod() * rng.choice([1, rng.uniform(0.3, 1)])),  # an outline's may be smaller
+            'iscrowd': int(rng.random() < self.crowds),
+        }
+
+    def _labels(self, rng, image, classes):
+        count = rng.integers(self.labels + 1) * (rng.random() > 0.2)
+        return [self._label(rng, image, classes) for _ in range(count)]
+
+    def _found(self, rng, image, classes, truth):
+        here = [label for label in truth if label['image_id'] == image]
+        for _ in range(rng.integers(self.detections + 1) * (rng.random() > 0.15)):
+            label = self._label(rng, image, classes)
+            if here and rng.random() < 0.7:
+                label = here[rng.integers(len(here))]
+            box = np.array(label['bbox'])
+            box += rng.normal(size=4) * rng.choice([0, 0.02, 0.1, 0.3]) * np.tile(box[2:], 2)
+            box[2:] = np.maximum(box[2:], 0)
+            score = round(float(rng.random()), self.decimals)
+            yield {
+                'image_id': image,
+                'category_id': label['category_id'],
+                'bbox': box.round(3).tolist(),
+                'score': score,
+            }
+
+
+@pytest.mark.parametrize(
+    ('drawn', 'sets'),
+    [
+        (Drawn(), 20),
+        (Drawn(sides='between the ranges of area'), 20),
+        (Drawn(sides='large only'), 10),
+        (Drawn(sides='without area'), 10),
+        (Drawn(crowds=0.3), 20),
+        (Drawn(decimals=1), 20),  # many equal scores
+        (Drawn(classes=40), 10),
+        (Drawn(classes=1, labels=60, detections=400, decimals=2), 5),  # more than the 100 that count
+        (Drawn(labels=0), 3),
+        (Drawn(detections=0), 3),
+    ],
+    ids=str,
+)
+def test_figures_are_those_of_pycocotools(drawn, sets):
+    rng = np.random.default_rng(7)
+    for _ in range(sets):
+        truth, results = drawn.make(rng)
+        figures = list(vars(evaluate_results(truth, results)).values())
+        np.testing.assert_allclose(figures, by_pycocotools(truth, results), rtol=0, atol=1e-12)
+
+
+def test_drawn_sets_have_what_they_are_for():
+    """Else the comparison would show nothing."""
+    rng = np.random.default_rng(7)
+    truth, results = Drawn(sides='large only').make(rng)
+    metrics = evaluate_results(truth, results)
+    assert (metrics.map_small, metrics.recall_small) == (-1, -1)
+    assert 0.1 < metrics.map50_95 < metrics.map50 < 1
+    truth, results = Drawn(classes=1, labels=60, detections=400, decimals=2).make(rng)
+    assert max(np.unique([row['image_id'] for row in results], return_counts=True)[1]) > 100
+    assert len({row['score'] for row in results}) < len(results)
+    truth, _ = Drawn(crowds=0.3).make(rng)
+    assert {label['iscrowd'] for label in truth['annotations']} == {0, 1}

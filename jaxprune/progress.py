@@ -36,8 +36,12 @@ def bar(description: str, total: int | None, *, unit: str, done: int = 0) -> Ite
     with progress.Progress(*columns, console=console.Console(stderr=True)) as shown:
         task = shown.add_task(description, total=total, completed=done, rate='', note='')
 
-        def advance(note: str = '', steps: int = 1) -> None:
-            shown.update(task, advance=steps, note=note)
+        exact: float = done
+
+        def advance(note: str = '', steps: float = 1) -> None:
+            nonlocal exact
+            exact += steps
+            shown.update(task, completed=round(exact, 6), note=note)  # sums of fractions end at whole numbers
             speed = shown.tasks[0].speed
             shown.update(task, rate=f'{speed:.2f}/s' if speed else '')
 

@@ -10,6 +10,7 @@ import pytest
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = '0'  # processes that tests start keep nothing in the user's folders
 QUICK = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -105,8 +105,16 @@ def ranking(parser: Any, *, excluded: str = 'keep whole') -> None:
 
 
 def rates(parser: Any) -> None:
-    """What a scan tries."""
+    """What a scan tries, and how far."""
     parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
+    parser.add_argument(
+        '--racing',
+        type=float,
+        nargs='?',
+        const=0.95,
+        metavar='CONFIDENCE',
+        help='stop cells that "select" will not choose, with this confidence (0.95)',
+    )
 
 
 def seed(parser: Any, text: str) -> None:
@@ -129,10 +137,15 @@ def json(parser: Any) -> None:
 
 def selection(parser: Any) -> None:
     """How layers are chosen from a scan."""
+    numbers_of_layers(parser)
+    parser.add_argument('--rule', default='published', choices=('published', 'top'), help='(published)')
+
+
+def numbers_of_layers(parser: Any) -> None:
+    """How many layers are chosen, and how carefully."""
     parser.add_argument('--params-layers', type=int, default=6, metavar='K', help='layers chosen for parameters (6)')
     parser.add_argument('--flops-layers', type=int, default=5, metavar='K', help='layers chosen for FLOPs (5)')
     parser.add_argument('--map-power', type=float, default=20, metavar='P', help='power of the mAP in the score (20)')
-    parser.add_argument('--rule', default='published', choices=('published', 'top'), help='(published)')
 
 
 def tuning(parser: Any) -> None:

@@ -135,11 +135,20 @@ def scan(commands: Any) -> None:
             'image_size': options.img,
             'batch': options.batch,
             'images': options.images,
+            'measured': options.metric,
+            'ordered': options.ordered,
             'intervals': options.intervals,
+            'racing': options.racing,
+            'select': pipeline.SelectSettings(
+                params_layers=options.params_layers, flops_layers=options.flops_layers, map_power=options.map_power
+            ),
+            'memory': options.memory,
             'conf': options.conf,
             'iou': options.iou,
         }
-        if options.estimate:
+        if options.preview:
+            _print.preview(pipeline.preview(options.model, options.data, **settings), as_json=options.json)
+        elif options.estimate:
             _print.estimate(pipeline.estimate(options.model, options.data, **settings), as_json=options.json)
         else:
             rows = pipeline.scan(options.model, options.data, options.output, share=_share(options.share), **settings)
@@ -157,12 +166,25 @@ def scan(commands: Any) -> None:
     arguments.share(parser)
     parser.add_argument('--images', type=int, metavar='N', help='only so many images, drawn with the seed')
     parser.add_argument(
+        '--metric',
+        default='map',
+        choices=('map', 'loss', 'distance'),
+        help='what is measured: P, R and mAP (map), '
+        'the loss of training, or the distance to the outputs of the unpruned model',
+    )
+    parser.add_argument('--ordered', action='store_true', help='first the cells that promise most, by a preview')
+    arguments.numbers_of_layers(parser)
+    parser.add_argument(
+        '--memory', type=float, metavar='GB', help='most memory to use, of each accelerator or else in all'
+    )
+    parser.add_argument(
         '--intervals',
         action=argparse.BooleanOptionalAction,
         help='95 %% confidence intervals, by bootstrap over the images (with --images)',
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--estimate', action='store_true', help='only say how long it will take and how much memory')
+    what.add_argument('--preview', action='store_true', help='only estimate what each cell costs, from derivatives')
     arguments.output(what, 'table to write or to go on with, a row per line', required=False)
     arguments.json(parser)
 
@@ -246,6 +268,7 @@ def iterate(commands: Any) -> None:
             rates=tuple(options.rates),
             exclude=tuple(options.exclude),
             criterion=options.criterion,
+            racing=options.racing,
             params_layers=options.params_layers,
             flops_layers=options.flops_layers,
             map_power=options.map_power,

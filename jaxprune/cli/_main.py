@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -29,6 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
 
 
+def _keep_programs() -> None:
+    """Compiled programs serve later commands, too, where JAX's own variables do not say otherwise."""
+    from jaxprune import downloads
+
+    folder = downloads.cache() / 'compiled'
+    with contextlib.suppress(OSError):  # no room or no right to write: they are compiled every time
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder))
+        os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.02')
+        warnings.filterwarnings('ignore', 'Error (reading|writing) persistent compilation cache')
+
+
 def _leave(code: int) -> NoReturn:
     """Ends the process at once: the device may still compute, and crashes when the interpreter goes away under it."""
     for stream in (sys.stdout, sys.stderr):
@@ -43,6 +56,8 @@ def _run(arguments: Sequence[str] | None) -> None:
     for command in _commands.COMMANDS:
         command(commands)
     options = parser.parse_args(arguments)
+    if arguments is None:
+        _keep_programs()
     try:
         _join_processes(getattr(options, 'distributed', None))
         _set_device(getattr(options, 'device', None))

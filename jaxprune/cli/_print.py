@@ -43,6 +43,8 @@ def _cell(value: Any) -> str:
         return 'yes' if value else 'no'
     if isinstance(value, int):
         return f'{value:,}'
+    if isinstance(value, list) and value and all(isinstance(each, float) for each in value):
+        return ' – '.join(map(_cell, value))
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
@@ -199,6 +201,14 @@ def scanned(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     """`jaxprune scan`: the table is in its file."""
     if as_json:
         _json({'rows': rows})
+
+
+def preview(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """`jaxprune scan --preview`."""
+    if as_json:
+        return _json({'rows': rows})
+    columns = list(rows[0])
+    return table('Preview', columns, [[row[column] for column in columns] for row in rows])
 
 
 def estimate(result: Any, *, as_json: bool) -> None:

@@ -24,7 +24,7 @@ def releases() -> dict[str, str]:
 
 
 def cache() -> pathlib.Path:
-    """The directory that keeps downloads: `$JAXPRUNE_CACHE`, `$XDG_CACHE_HOME/jaxprune` or `~/.cache/jaxprune`."""
+    """Downloads and compiled programs: in `$JAXPRUNE_CACHE`, `$XDG_CACHE_HOME/jaxprune` or `~/.cache/jaxprune`."""
     own, shared = os.environ.get('JAXPRUNE_CACHE'), os.environ.get('XDG_CACHE_HOME')
     return pathlib.Path(os.path.expanduser(own or os.path.join(shared or '~/.cache', 'jaxprune')))
 

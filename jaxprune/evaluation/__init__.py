@@ -1,7 +1,7 @@
-"""From detections to metrics: the PyTorch YOLOv7's own, and pycocotools'."""
+"""From detections to metrics: the PyTorch YOLOv7's own, and COCO's."""
 
 from jaxprune.evaluation._boxes import Predictions, Targets, collect, concatenate
-from jaxprune.evaluation._matching import THRESHOLDS, match
+from jaxprune.evaluation._matching import THRESHOLDS, Matched, match, matched
 from jaxprune.evaluation.coco import CocoMetrics, coco_metrics, coco_results, evaluate_results
 from jaxprune.evaluation.metrics import (
     DetectionMetrics,
@@ -15,6 +15,7 @@ __all__ = [
     'THRESHOLDS',
     'CocoMetrics',
     'DetectionMetrics',
+    'Matched',
     'Predictions',
     'StackedMetrics',
     'Targets',
@@ -25,6 +26,7 @@ __all__ = [
     'detection_metrics',
     'evaluate_results',
     'match',
+    'matched',
     'metrics_of_many',
     'resampled_metrics',
 ]

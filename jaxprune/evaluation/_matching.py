@@ -1,5 +1,7 @@
 """Which detections are correct, by the rule of the PyTorch YOLOv7."""
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -7,6 +9,32 @@ from jaxprune.evaluation._boxes import Predictions, Targets
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)
 MAX_PAIRS = 1 << 15  # at a time, so that they stay in the cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """Detections of which it is known whether they are correct: all that a metric needs.
+
+    Attributes:
+        images: `int64 [n]`, index of the image.
+        classes: `int64 [n]`.
+        scores: `float32 [n]`, confidence.
+        correct: `bool [n, 10]`, by IoU threshold.
+    """
+
+    images: Int[np.ndarray, ' n']
+    classes: Int[np.ndarray, ' n']
+    scores: Float[np.ndarray, ' n']
+    correct: Bool[np.ndarray, 'n 10']
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def matched(predictions: Predictions, targets: Targets, *, candidates: Int[np.ndarray, ' n'] | None = None) -> Matched:
+    """The detections with what `match` says of them."""
+    correct = match(predictions, targets, candidates=candidates)
+    return Matched(predictions.images, predictions.classes, predictions.scores, correct)
 
 
 def match(

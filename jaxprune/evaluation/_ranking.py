@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxprune.evaluation._boxes import Predictions
+from jaxprune.evaluation._matching import Matched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +47,19 @@ class Counts:
     targets: Int[np.ndarray, 'r s']
 
 
-def rank(
-    predictions: Predictions, correct: Bool[np.ndarray, 'n 10'], segment: Int[np.ndarray, ' n'], segments: int
-) -> Ranking:
+def rank(detections: Matched, segment: Int[np.ndarray, ' n'], segments: int) -> Ranking:
     """Orders the detections; equal confidences keep their order.
 
     Args:
-        predictions: detections.
-        correct: whether each is correct, by IoU threshold.
+        detections: as they were matched.
         segment: the segment of each; one of `segments` or more leaves the detection out.
         segments: number of segments.
     """
-    order = np.lexsort((-predictions.scores, segment))
+    order = np.lexsort((-detections.scores, segment))
     ends = np.searchsorted(segment[order], np.arange(segments + 1))
     order = order[: ends[-1]]
-    return Ranking(predictions.images[order], predictions.scores[order].astype(np.float64), correct[order], ends)
+    scores = detections.scores[order].astype(np.float64)
+    return Ranking(detections.images[order], scores, detections.correct[order], ends)
 
 
 def count_copies(ranking: Ranking, weights: Int[np.ndarray, 'r images'], targets: Int[np.ndarray, 'r s']) -> Counts:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Num
 from jaxprune.errors import UserError
 from jaxprune.evaluation._boxes import Predictions, Targets
 from jaxprune.evaluation._curves import CONFIDENCES, RECALLS, at_confidences, average_precisions
-from jaxprune.evaluation._matching import THRESHOLDS, match
+from jaxprune.evaluation._matching import THRESHOLDS, Matched, matched
 from jaxprune.evaluation._ranking import Ranking, count_copies, rank
 
 MAX_CELLS = 1 << 18  # of the arrays in use at a time: faster than larger ones, and memory stays flat
@@ -127,13 +127,14 @@ def metrics_of_many(
     for members in np.split(np.arange(count), np.flatnonzero(np.diff(block)) + 1):
         chosen = order[ends[members[0]] : ends[members[-1] + 1]]
         some = Predictions(*(column[chosen] for column in vars(predictions).values()))
-        ranking = _ranked(some, targets, classes, candidates[chosen] - members[0], len(members))
+        makers = candidates[chosen] - members[0]
+        ranking = _ranked(matched(some, targets, candidates=makers), classes, makers, len(members))
         parts.append(_stacked(ranking, np.ones((1, len(labels)), np.int64), labels))
     return _joined(parts)
 
 
 def resampled_metrics(
-    predictions: Predictions, targets: Targets, classes: int, weights: Num[np.ndarray, 'r images']
+    predictions: Predictions | Matched, targets: Targets, classes: int, weights: Num[np.ndarray, 'r images']
 ) -> StackedMetrics:
     """Computes `detection_metrics` of r data sets in which image i stands `weights[:, i]` times, as a bootstrap does.
 
@@ -143,7 +144,7 @@ def resampled_metrics(
     of that resample's means.
 
     Args:
-        predictions: all detections.
+        predictions: all detections; those that are `Matched` already are not matched again.
         targets: all labels.
         classes: number of classes.
         weights: whole numbers, 0 or more.
@@ -163,19 +164,17 @@ def resampled_metrics(
     if len(wrong):
         raise UserError(f'weights: {wrong[0]} is not a number of copies; use whole numbers from 0')
     whole = weights.astype(np.int64)
-    ranking = _ranked(predictions, targets, classes, np.zeros(len(predictions), np.int64), 1)
+    detections = predictions if isinstance(predictions, Matched) else matched(predictions, targets)
+    ranking = _ranked(detections, classes, np.zeros(len(detections), np.int64), 1)
     labels = _labels(targets, classes, whole.shape[1])
     rows = max(1, MAX_CELLS // (len(predictions) + CELLS_PER_CLASS * classes))
     return _joined([_stacked(ranking, whole[i : i + rows], labels) for i in range(0, len(whole), rows)])
 
 
-def _ranked(
-    predictions: Predictions, targets: Targets, classes: int, candidates: Int[np.ndarray, ' n'], count: int
-) -> Ranking:
-    """Matches the detections and orders them, with a segment for each class of each candidate."""
-    correct = match(predictions, targets, candidates=candidates)
-    segment = np.where(predictions.classes < classes, candidates * classes + predictions.classes, count * classes)
-    return rank(predictions, correct, segment, count * classes)
+def _ranked(detections: Matched, classes: int, candidates: Int[np.ndarray, ' n'], count: int) -> Ranking:
+    """Orders the detections, with a segment for each class of each candidate."""
+    segment = np.where(detections.classes < classes, candidates * classes + detections.classes, count * classes)
+    return rank(detections, segment, count * classes)
 
 
 def _labels(targets: Targets, classes: int, images: int) -> Int[np.ndarray, 'images classes']:

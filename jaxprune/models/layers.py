@@ -138,7 +138,9 @@ def compute(node: specs.Node, inputs: Sequence[Float[Array, 'b h w c']], *, trai
 def _max_pool(x: Array, node: specs.MaxPool, train: bool) -> Array:
     if train:
         return backward.max_pool(x, node.kernel, node.stride, node.padding)
-    return nn.max_pool(x, node.kernel, node.stride, [(pad, pad) for pad in node.padding])
+    (height, width), (down, right), (above, left) = node.kernel, node.stride, node.padding
+    rows = nn.max_pool(x, (height, 1), (down, 1), [(above, above), (0, 0)])  # one axis at a time: 2 k steps, not k²
+    return nn.max_pool(rows, (1, width), (1, right), [(0, 0), (left, left)])
 
 
 def _upsample(x: Array, factor: int) -> Array:

@@ -8,12 +8,14 @@ from jaxprune.pipeline._iterate import iterate
 from jaxprune.pipeline._model import connections, export_model, info, new
 from jaxprune.pipeline._prune import plan_diff, plan_rows, prune, prune_model
 from jaxprune.pipeline._run import IterateSettings
-from jaxprune.pipeline._scan import ScanSettings, estimate, scan, select
+from jaxprune.pipeline._scan import ScanSettings, estimate, preview, scan
+from jaxprune.pipeline._select import SelectSettings, select
 from jaxprune.pipeline._train import train
 
 __all__ = [
     'IterateSettings',
     'ScanSettings',
+    'SelectSettings',
     'connections',
     'convert',
     'demo',
@@ -26,6 +28,7 @@ __all__ = [
     'new',
     'plan_diff',
     'plan_rows',
+    'preview',
     'prune',
     'prune_model',
     'scan',

@@ -15,9 +15,11 @@ from jaxprune import checkpoint, data, models, pruning, trees
 from jaxprune.errors import UserError
 from jaxprune.files import Path, write_json
 from jaxprune.pipeline import _evaluate, _report, _scan, _train
+from jaxprune.pipeline._cells import plan_cells
 from jaxprune.pipeline._prune import apply_plan
 from jaxprune.pipeline._run import IterateSettings, Json, Run, read
 from jaxprune.pipeline._scan_detection import DetectionScan
+from jaxprune.pipeline._select import baseline_and_cells
 
 
 def iterate(path: Path, data_file: Path, output: Path, settings: IterateSettings) -> Json:
@@ -67,8 +69,8 @@ def _check(run: Run, model: models.Detector, variables: models.Variables) -> Non
         optimizer=settings.optimizer,
         learning_rate=settings.learning_rate,
     )
-    _select(settings, {}, [])
-    _scan.plan_cells(
+    settings.selection.choose({}, [])
+    plan_cells(
         model, variables, settings.rates, exclude=settings.exclude, criterion=settings.criterion, seed=settings.seed
     )
 
@@ -124,24 +126,15 @@ def _advance(run: Run, iteration: int) -> bool:
 
 def _choose(run: Run, iteration: int, model: models.Detector, variables: models.Variables) -> list[pruning.Choice]:
     settings = run.settings
-    cells = _scan.plan_cells(
+    cells = plan_cells(
         model, variables, settings.rates, exclude=settings.exclude, criterion=settings.criterion, seed=settings.seed
     )
     table = run.file(iteration, 'scan.jsonl')
-    task = DetectionScan(model, variables, run.val, settings.image_size, _EVALUATION_BATCH)
-    rows = _scan.scan_model(task, table, cells, ranking=(settings.criterion, settings.seed))
-    return _select(settings, *_scan.baseline_and_cells(rows, str(table)))
-
-
-def _select(settings: IterateSettings, baseline: Json, cells: list[Json]) -> list[pruning.Choice]:
-    return pruning.select_layers(
-        baseline,
-        cells,
-        params_layers=settings.params_layers,
-        flops_layers=settings.flops_layers,
-        map_power=settings.map_power,
-        rule=settings.rule,
-    )
+    shuffle = None if settings.racing is None else settings.seed
+    task = DetectionScan(model, variables, run.val, settings.image_size, _EVALUATION_BATCH, shuffle=shuffle)
+    racing = _scan.race(task, settings.selection, settings.racing, settings.seed)
+    rows = _scan.scan_model(task, table, cells, ranking=(settings.criterion, settings.seed), racing=racing)
+    return settings.selection.choose(*baseline_and_cells(rows, str(table)))
 
 
 _EVALUATION_BATCH = 32

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxprune import data
 from jaxprune.errors import UserError
+from jaxprune.pipeline._select import SelectSettings
 
 Json = dict[str, Any]
 
@@ -19,6 +20,7 @@ class IterateSettings:
       iterations: how often; or
       keep_params: until at most this share of the parameters (as published) is left.
       rates, exclude, criterion: of the scan, as in `scan`.
+      racing: of the scan, as in `scan`.
       params_layers, flops_layers, map_power, rule: of the selection, as in `select`.
       epochs, recipe, optimizer, learning_rate, batch: of the fine-tuning, as in `train`.
       image_size: in pixels, for everything.
@@ -30,6 +32,7 @@ class IterateSettings:
     rates: tuple[float, ...] = (0.25, 0.5, 0.75)
     exclude: tuple[str, ...] = ()
     criterion: str = 'l2'
+    racing: float | None = None
     params_layers: int = 6
     flops_layers: int = 5
     map_power: float = 20
@@ -53,6 +56,11 @@ class IterateSettings:
             raise UserError(f'{self.epochs} epochs: give 0 (no fine-tuning) or more')
         if self.seed < 0:
             raise UserError(f'seed {self.seed}: give 0 or more')
+
+    @property
+    def selection(self) -> SelectSettings:
+        """Those of the selection."""
+        return SelectSettings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SelectSettings)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,20 @@
-"""What `scan` and `select` do."""
+"""What `scan` does."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from jaxprune import checkpoint, data, graph, models, pruning, sensitivity
+from jaxprune import checkpoint, data, sensitivity
 from jaxprune.errors import UserError
 from jaxprune.files import Path
+from jaxprune.pipeline._cells import Plans, plan_cells
 from jaxprune.pipeline._evaluate import NmsSettings
-from jaxprune.pipeline._prune import aliases
-from jaxprune.pipeline._scan_detection import DetectionScan
+from jaxprune.pipeline._scan_detection import DetectionScan, Measured, drawn
+from jaxprune.pipeline._scan_preview import gates
+from jaxprune.pipeline._select import RESAMPLED, SelectSettings
+
+PREVIEWED = 32
+"""Images that a preview looks at."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,12 @@ class ScanSettings:
       criterion, seed: which filters go first.
       split, image_size, batch: the images.
       images: only so many of them, drawn with `seed`; None: all.
+      measured: `map` (P, R and mAP), `loss` (that of training) or `distance` (to the outputs of the unpruned model).
+      ordered: whether cells that promise most are measured first, by a preview on `PREVIEWED` images.
       intervals: whether rows have confidence intervals; None: where not all images are measured.
+      racing: stops cells that `select` will not choose, at this confidence, such as 0.95; None: measures all.
+      select: what `select` will be asked for, in a race.
+      memory: most GB that the process may hold or, where there are accelerators, each of these; None: no limit.
       conf, iou: how detections are made.
     """
 
@@ -38,7 +46,12 @@ class ScanSettings:
     image_size: int = 640
     batch: int = 32
     images: int | None = None
+    measured: Measured = 'map'
+    ordered: bool = False
     intervals: bool | None = None
+    racing: float | None = None
+    select: SelectSettings = dataclasses.field(default_factory=SelectSettings)
+    memory: float | None = None
     conf: float = 0.001
     iou: float = 0.65
 
@@ -53,14 +66,46 @@ def scan(
     settings = ScanSettings(**options)
     task, plans = _prepare(path, data_file, settings)
     wanted = settings.images is not None if settings.intervals is None else settings.intervals
+    kept = (RESAMPLED,) if settings.measured == 'map' else ()
     return scan_model(
         task,
         output,
         plans,
         ranking=(settings.criterion, settings.seed),
+        ordered=settings.ordered,
         share=share,
-        intervals=sensitivity.Intervals() if wanted else None,
+        intervals=sensitivity.Intervals(keep=kept) if wanted else None,
+        racing=race(task, settings.select, settings.racing, settings.seed),
+        memory=None if settings.memory is None else int(settings.memory * 1e9),
     )
+
+
+def race(
+    task: DetectionScan, selection: SelectSettings, confidence: float | None, seed: int
+) -> sensitivity.Racing | None:
+    """When cells are stopped that this selection will not choose; None: never."""
+    if confidence is None:
+        return None
+    if task.measured != 'map':
+        raise UserError(f'layers are chosen by mAP: a race cannot measure the {task.measured}; measure the map')
+    return selection.racing(task.cost(), confidence=confidence, seed=seed)
+
+
+def preview(path: Path, data_file: Path, **options: Any) -> list[dict[str, Any]]:
+    """What the derivative of the training loss says that every cell costs, without measuring any.
+
+    Of `options`, those of `ScanSettings`, `images` says how many are looked at (`PREVIEWED`).
+
+    Returns:
+      For every cell `layer`, `rate`, `taylor`, `fisher` (see `sensitivity.preview`), `parameters_published` and
+      `gflops`, in the order in which they promise most.
+    """
+    settings = ScanSettings(**options)
+    task, plans = _prepare(path, data_file, dataclasses.replace(settings, images=None))
+    candidates = task.candidates(plans)
+    rows = sensitivity.preview(candidates, gates(task, settings.images or PREVIEWED, seed=settings.seed))
+    found = {(row['layer'], row['rate']): row for row in rows}
+    return [found[candidate.key] for candidate in sensitivity.order(candidates, rows)]
 
 
 def estimate(path: Path, data_file: Path, **options: Any) -> sensitivity.Estimate:
@@ -75,7 +120,7 @@ def _prepare(path: Path, data_file: Path, settings: ScanSettings) -> tuple[Detec
     model, variables = checkpoint.load(path)
     dataset = data.load_dataset(str(data_file), settings.split)
     if settings.images is not None:
-        dataset = _drawn(dataset, settings.images, settings.seed)
+        dataset = drawn(dataset, settings.images, settings.seed)
     plans = plan_cells(
         model,
         variables,
@@ -86,70 +131,9 @@ def _prepare(path: Path, data_file: Path, settings: ScanSettings) -> tuple[Detec
         seed=settings.seed,
     )
     nms = NmsSettings(conf=settings.conf, iou=settings.iou)
-    return DetectionScan(model, variables, dataset, settings.image_size, settings.batch, nms), plans
-
-
-def _drawn(dataset: data.DetectionDataset, images: int, seed: int) -> data.DetectionDataset:
-    """So many images of a data set, in their order."""
-    if not 1 <= images <= len(dataset):
-        raise UserError(
-            f'{images} images: {dataset.file} has {len(dataset)} in {dataset.split}; give 1 to {len(dataset)}'
-        )
-    return dataset.subset(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:images]))
-
-
-Plans = dict[tuple[int | None, float], pruning.Plan]
-
-
-def plan_cells(
-    model: models.Detector,
-    variables: models.Variables,
-    rates: Sequence[float],
-    *,
-    layers: Sequence[str] | None = None,
-    exclude: Iterable[str] = (),
-    criterion: str = 'l2',
-    seed: int = 0,
-) -> Plans:
-    """(layer, rate) -> plan: the unpruned model, then every layer that can be pruned at every rate.
-
-    Layers that can only be pruned together stand once, under the lowest index. Cells that would leave no filter are
-    left out: narrow layers have none at high rates.
-
-    Raises:
-      UserError: for a layer that does not exist or is a head, and for rates out of range.
-    """
-    connections = models.connectivity(model.spec)
-    names = aliases(model.spec)
-    uniform = pruning.uniform_rates(connections, 0.0, exclude=exclude, aliases=names)
-    if layers is not None:
-        asked = [pruning.find_layer(connections, _key(layer), names) for layer in layers]
-        pruning.plan_rates(connections, variables, {layer.index: 0.0 for layer in asked}, criterion=criterion)
-        lowest = {min(pruning.find_layer(connections, name).index for name in _members(connections, a)) for a in asked}
-        uniform = {index: rate for index, rate in uniform.items() if index in lowest}
-    if not uniform or not rates:
-        raise UserError('no layer or no rate is left to scan; name fewer patterns to exclude')
-    wrong = [rate for rate in rates if not 0 < rate < 1]
-    if wrong:
-        raise UserError(f'rate {wrong[0]} is out of range: a scan needs rates above 0 and below 1')
-    ranking: dict[str, Any] = {'criterion': criterion, 'seed': seed}
-    cells: Plans = {(None, 0): pruning.Plan().on(connections)}
-    for index in sorted(int(index) for index in uniform):
-        channels = connections.group_of(connections.layers[index].name).channels
-        for rate in dict.fromkeys(rates):
-            if pruning.removed_filters(channels, rate) < channels:
-                cells[index, rate] = pruning.plan_rates(connections, variables, {index: rate}, **ranking)
-    if len(cells) == 1:
-        raise UserError(f'rates {", ".join(map(str, rates))} leave no filter of any layer: give lower ones')
-    return cells
-
-
-def _members(connections: graph.Graph, layer: graph.LayerInfo) -> tuple[str, ...]:
-    return connections.group_of(layer.name).layers
-
-
-def _key(layer: str | int) -> int | str:
-    return int(layer) if isinstance(layer, int) or layer.isdigit() else layer
+    shuffle = None if settings.racing is None else settings.seed
+    given = (model, variables, dataset, settings.image_size, settings.batch, nms)
+    return DetectionScan(*given, shuffle=shuffle, measured=settings.measured), plans
 
 
 def scan_model(
@@ -158,8 +142,11 @@ def scan_model(
     plans: Plans,
     *,
     ranking: tuple[str, int],
+    ordered: bool = False,
     share: sensitivity.Share | None = None,
     intervals: sensitivity.Intervals | None = None,
+    racing: sensitivity.Racing | None = None,
+    memory: int | None = None,
 ) -> list[dict[str, Any]]:
     """`scan` of a model at hand.
 
@@ -167,54 +154,20 @@ def scan_model(
     """
     ranked = ranking if ranking[0] == 'random' else ranking[:1]
     batches = task.batches  # refuses what does not fit before there is a table
-    table = sensitivity.Table(output, task.digest(*ranked, repr(intervals)), share=share)
+    candidates = task.candidates(plans)
+    if ordered:
+        candidates = sensitivity.order(candidates, sensitivity.preview(candidates, gates(task, PREVIEWED)))
+    table = sensitivity.Table(output, task.digest(*ranked, repr(intervals), repr(racing)), share=share)
     try:
         return sensitivity.scan(
             task.scanned,
-            task.candidates(plans),
+            candidates,
             batches=batches,
             metric=task.metric,
             table=table,
             intervals=intervals,
+            racing=racing,
+            memory=memory,
         )
     finally:
         table.close()
-
-
-def select(
-    table: Path,
-    output: Path | None = None,
-    *,
-    params_layers: int = 6,
-    flops_layers: int = 5,
-    map_power: float = 20,
-    rule: str = 'published',
-) -> list[dict[str, Any]]:
-    """Chooses layers and rates from a scan; with `output`, writes them as a plan of rates.
-
-    Raises:
-      UserError: where the table is missing or not a table, or has no row of the unpruned model.
-    """
-    baseline, cells = baseline_and_cells(sensitivity.read_rows(table), str(table))
-    try:
-        choices = pruning.select_layers(
-            baseline,
-            cells,
-            params_layers=params_layers,
-            flops_layers=flops_layers,
-            map_power=map_power,
-            rule=rule,
-        )
-    except TypeError as error:
-        raise UserError(f'{table}: has a row with something else than numbers ({error}); scan again') from error
-    if output is not None:
-        pruning.write_rates(choices, output)
-    return [choice.to_json() for choice in choices]
-
-
-def baseline_and_cells(rows: Sequence[dict[str, Any]], name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The row of the unpruned model, and the others."""
-    baseline = next((row for row in rows if row['layer'] is None), None)
-    if baseline is None:
-        raise UserError(f'{name}: has no row of the unpruned model (layer null); finish the scan first')
-    return baseline, [row for row in rows if row['layer'] is not None]

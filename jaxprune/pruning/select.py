@@ -52,7 +52,7 @@ def select_layers(
     Args:
       baseline: row of the unpruned model: `parameters_published` and `gflops`.
       cells: rows of the scan: `layer` (index), `rate`, `map50_95`, `parameters_published`, `gflops` (at the scan's
-        image size). Rows without a layer are skipped.
+        image size). Rows without a layer, and those of cells that lost a race (`stopped`), are skipped.
       params_layers: the k of the list that removes parameters; 0 for no such list.
       flops_layers: the k of the list that removes FLOPs; 0 for no such list.
       map_power: exponent of mAP50-95: the larger, the more careful.
@@ -66,7 +66,7 @@ def select_layers(
       UserError: for a negative number of layers or power, an unknown rule, or a row that lacks a column.
     """
     _check(params_layers, flops_layers, map_power, rule)
-    rows = [row for row in cells if row.get('layer') is not None]
+    rows = [row for row in cells if row.get('layer') is not None and not row.get('stopped')]
     wanted = {
         column: _admitted(_best_rates(baseline, rows, column, map_power), count, rule)
         for column, count in (('parameters_published', params_layers), ('gflops', flops_layers))

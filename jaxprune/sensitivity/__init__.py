@@ -4,7 +4,10 @@ from jaxprune.sensitivity._any_model import candidates, scan_model
 from jaxprune.sensitivity._engine import Batch, Model, devices
 from jaxprune.sensitivity._estimate import Estimate, estimate
 from jaxprune.sensitivity._metrics import Mean, Metric, distance, top1
-from jaxprune.sensitivity._scan import Batches, Candidate, Intervals, scan
+from jaxprune.sensitivity._preview import order, preview
+from jaxprune.sensitivity._racing import Racing
+from jaxprune.sensitivity._rows import Candidate, Intervals
+from jaxprune.sensitivity._scan import Batches, scan
 from jaxprune.sensitivity._table import Share, Table, read_rows
 
 __all__ = [
@@ -16,12 +19,15 @@ __all__ = [
     'Mean',
     'Metric',
     'Model',
+    'Racing',
     'Share',
     'Table',
     'candidates',
     'devices',
     'distance',
     'estimate',
+    'order',
+    'preview',
     'read_rows',
     'scan',
     'scan_model',

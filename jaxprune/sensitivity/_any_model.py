@@ -11,7 +11,9 @@ from jaxprune.errors import UserError
 from jaxprune.graph import Graph
 from jaxprune.sensitivity._engine import Batch, Model
 from jaxprune.sensitivity._metrics import Metric
-from jaxprune.sensitivity._scan import Candidate, scan
+from jaxprune.sensitivity._racing import Racing
+from jaxprune.sensitivity._rows import Candidate, Intervals
+from jaxprune.sensitivity._scan import scan
 from jaxprune.sensitivity._table import Share, Table
 
 
@@ -65,6 +67,9 @@ def scan_model(
     criterion: str = 'l2',
     seed: int = 0,
     exclude: Iterable[str] = (),
+    intervals: Intervals | None = None,
+    racing: Racing | None = None,
+    memory: int | None = None,
     share: Share | None = None,
 ) -> list[dict[str, Any]]:
     """Measures what pruning each group of a model alone would cost, into a table that goes on where it stopped.
@@ -80,6 +85,9 @@ def scan_model(
       criterion: which channels go first.
       seed: of the criterion `random`.
       exclude: patterns of layers (index or name) that are left out.
+      intervals: confidence intervals of every figure, by bootstrap over the images; None: none.
+      racing: stops candidates that will not be chosen; the batches then have to come in random order.
+      memory: most bytes that the process may hold, or where there are accelerators, each of these; None: no limit.
       share: of this process, where several share the table; None: as `jax.distributed` says.
 
     Returns:
@@ -91,10 +99,13 @@ def scan_model(
     """
     cells = candidates(graph, variables, rates, criterion=criterion, seed=seed, exclude=exclude)
     digest = trees.digest(
-        variables, [(each.inputs, each.labels, each.valid) for each in batches], metric.name, criterion, seed
+        variables,
+        [(each.inputs, each.labels, each.valid) for each in batches],
+        *(metric.name, criterion, seed, repr(intervals), repr(racing)),
     )
     table = Table(output, digest, share=share)
+    given: dict[str, Any] = {'intervals': intervals, 'racing': racing, 'memory': memory}
     try:
-        return scan(Model(apply, variables), cells, batches=batches, metric=metric, table=table)
+        return scan(Model(apply, variables), cells, batches=batches, metric=metric, table=table, **given)
     finally:
         table.close()

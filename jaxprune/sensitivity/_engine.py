@@ -2,7 +2,8 @@
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool
 
 from jaxprune import pruning
+from jaxprune.sensitivity._chain import Chain, cut
+from jaxprune.sensitivity._memory import split
 from jaxprune.sensitivity._metrics import Metric, Statistics
 from jaxprune.sensitivity._stages import Compiler, Stages
 
@@ -27,6 +30,7 @@ class Model:
     variables: Any
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Images that go through the model together; leaves have them on their leading axis.
@@ -51,10 +55,17 @@ class Engine:
       variables: of the unpruned model, on every device.
     """
 
-    def __init__(self, model: Model, metric: Metric) -> None:
-        """Nothing is computed or compiled yet."""
+    def __init__(self, model: Model, metric: Metric, *, memory: int | None = None) -> None:
+        """Nothing is computed or compiled yet.
+
+        Args:
+          model: what is scanned.
+          metric: what is measured.
+          memory: most bytes on a device for what a batch computes; None: as many as it takes.
+        """
         self.compiler = Compiler()
         self._predict = model.predict
+        self._memory = memory
         self.metric = metric
         self._mesh = Mesh(np.array(devices()), (_IMAGES,))
         # On a CPU, one candidate's suppression runs on one core: the other one has the next candidate meanwhile.
@@ -62,6 +73,8 @@ class Engine:
         self._before = jax.tree.map(np.asarray, model.variables)
         self.variables = self._everywhere(self._before)
         self._stages: dict[Any, Stages] = {}
+        self._chains: dict[Any, Chain] = {}
+        self._splits: dict[Any, tuple[int, int]] = {}
         self._measures: dict[bool, Callable[..., Statistics]] = {}
 
     def masked(self, plan: pruning.Plan) -> Changed:
@@ -70,12 +83,28 @@ class Engine:
         pairs = enumerate(zip(jax.tree.leaves(self._before), after, strict=True))
         return {index: self._everywhere(new) for index, (old, new) in pairs if new is not old}
 
+    def parts(self, candidates: Sequence[Changed], batch: Batch) -> Iterator[Batch]:
+        """The batch in parts that can be computed within the memory."""
+        rows, _ = self._split(candidates, batch)
+        for start in range(0, len(batch.valid), rows):
+            part = slice(start, start + rows)
+            yield jax.tree.map(operator.itemgetter(part), batch)
+
     def compute(self, candidates: Sequence[Changed], batch: Batch) -> list[Statistics]:
         """Statistics `[b, ...]` of every candidate, on the devices; dispatched, not waited for."""
+        _, size = self._split(candidates, batch)
         inputs, labels = self.place(batch)
+        return [
+            statistics
+            for start in range(0, len(candidates), size)
+            for statistics in self._compute(candidates[start : start + size], inputs, labels)
+        ]
+
+    def _compute(self, candidates: Sequence[Changed], inputs: Any, labels: Any) -> list[Statistics]:
+        """With one pass of the unpruned model for all of them."""
         stages = self.stages(inputs)
-        numbers = [stages.reached(leaves) for leaves in candidates]
-        values = stages.run(self.variables, inputs, keep=stages.read_by(set().union(*numbers)))
+        numbers = [stages.chain.reached(leaves) for leaves in candidates]
+        values = stages.run(self.variables, inputs, keep=set().union(*map(stages.chain.needed, numbers)))
         unpruned = stages.result(values)
 
         def one(leaves: Changed, again: Sequence[int]) -> Statistics:
@@ -86,12 +115,28 @@ class Engine:
         with concurrent.futures.ThreadPoolExecutor(self._threads) as threads:
             return [first, *threads.map(one, candidates[1:], numbers[1:])]
 
+    def _split(self, candidates: Sequence[Changed], batch: Batch) -> tuple[int, int]:
+        """How many rows and candidates go together."""
+        rows = len(batch.valid)
+        if self._memory is None:
+            return rows, len(candidates)
+        shape = _shape(batch.inputs)
+        if shape not in self._chains:
+            self._chains[shape] = cut(self._predict, self.variables, batch.inputs)
+        chain = self._chains[shape]
+        key = shape, tuple(map(frozenset, candidates))
+        if key not in self._splits:
+            again = [chain.reached(leaves) for leaves in candidates]
+            limits = {'devices': self._mesh.size, 'at_once': self._threads}
+            self._splits[key] = split(chain, again, self._memory, rows=rows, **limits)
+        return self._splits[key]
+
     def stages(self, inputs: Any) -> Stages:
         """The stages for inputs of this shape; compiled once."""
-        key = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(inputs))
-        if key not in self._stages:
-            self._stages[key] = self.compiler.stages(self._predict, self.variables, inputs)
-        return self._stages[key]
+        shape = _shape(inputs)
+        if shape not in self._stages:
+            self._stages[shape] = self.compiler.stages(self._predict, self.variables, inputs)
+        return self._stages[shape]
 
     def place(self, batch: Batch) -> tuple[Any, Any]:
         """Inputs and labels of a batch, spread over the devices."""
@@ -117,6 +162,10 @@ class Engine:
 
     def _everywhere(self, tree: Any) -> Any:
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
+
+
+def _shape(inputs: Any) -> Any:
+    return tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(inputs))
 
 
 def devices() -> list[jax.Device]:

@@ -1,18 +1,18 @@
 """How long a scan will take, and how much memory: measured stage by stage on one batch."""
 
-import contextlib
 import dataclasses
-import resource
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxprune.sensitivity._engine import Batch, Engine, Model
+from jaxprune.sensitivity._memory import SAMPLE_BYTES, resident
 from jaxprune.sensitivity._metrics import Metric
-from jaxprune.sensitivity._scan import CELLS, STATISTICS_BYTES, Batches, Candidate
+from jaxprune.sensitivity._rows import Candidate
+from jaxprune.sensitivity._scan import CELLS, Batches
 from jaxprune.sensitivity._stages import Stages
 
 _REPEATS = 3
@@ -59,14 +59,14 @@ def estimate(
       sizes: of the inputs of every batch, in any unit that time grows with; None: all are as large.
     """
     start = time.perf_counter()
-    batch = _first(batches)
+    batch = next(iter(batches[:1]))
     reading = time.perf_counter() - start
     sizes = sizes or [1] * len(batches)
     count = sum(sizes) / sizes[0]
     engine = Engine(model, metric)
     stages, compiling = _timed(lambda: engine.stages(engine.place(batch)[0]))
     (statistics,), first = _timed(lambda: jax.block_until_ready(engine.compute([{}], batch)))
-    reached, masking = _timed(lambda: [stages.reached(engine.masked(each.plan)) for each in candidates])
+    reached, masking = _timed(lambda: [stages.chain.reached(engine.masked(each.plan)) for each in candidates])
     alone, measuring = _stage_seconds(engine, stages, batch)
     again = np.array([alone[list(numbers)].sum() for numbers in reached])
     # Taken together things take less (or more) time than one by one: a sample says by how much.
@@ -74,9 +74,10 @@ def estimate(
     masked = [engine.masked(candidates[index].plan) for index in sample]
     factor = _seconds(lambda: engine.compute(masked, batch)) / (alone.sum() + (again[sample] + measuring).sum())
     on_host = jax.tree.map(lambda leaf: np.asarray(leaf)[batch.valid], statistics)
-    figures = _seconds(lambda: metric.figures(on_host, np.ones((1, int(batch.valid.sum())))))
-    size = _bytes(on_host) * count
-    together = max(1, min(CELLS, len(candidates), int(STATISTICS_BYTES / max(1, size))))
+    kept = metric.kept(on_host)
+    figures = _seconds(lambda: metric.figures(metric.kept(on_host), np.ones((1, int(batch.valid.sum())))))
+    size = _bytes(kept) * count
+    together = max(1, min(CELLS, len(candidates), int(SAMPLE_BYTES / max(1, size))))
     passes = -(-len(candidates) // together)
     computing = factor * (passes * alone.sum() + (again + measuring).sum())
     per_batch = reading + computing + len(candidates) * figures
@@ -86,19 +87,9 @@ def estimate(
         compile_seconds=compiling,
         cells=len(candidates),
         computed=float(again.mean() / alone.sum()),
-        host_bytes=int(_resident() + 2 * together * size + _bytes(batch.inputs) * count),
+        host_bytes=int(resident() + 2 * together * size + _bytes(batch.inputs) * count),
         device_bytes=_on_device(),
     )
-
-
-def _first(batches: Batches) -> Batch:
-    with contextlib.closing(_each(batches)) as each:
-        return next(each)
-
-
-def _each(batches: Batches) -> Generator[Batch]:
-    """A generator, which can be closed."""
-    yield from batches
 
 
 def _stage_seconds(engine: Engine, stages: Stages, batch: Batch) -> tuple[np.ndarray, float]:
@@ -106,7 +97,10 @@ def _stage_seconds(engine: Engine, stages: Stages, batch: Batch) -> tuple[np.nda
     inputs, labels = engine.place(batch)
     values = stages.run(engine.variables, inputs)
     outputs = stages.result(values)
-    alone = [_seconds(lambda s=stage: s.run(*(values[place] for place in s.reads))) for stage in stages.stages]
+    alone = [
+        _seconds(lambda p=part, run=run: run(*(values[place] for place in p.reads)))
+        for part, run in zip(stages.chain.parts, stages.programs, strict=True)
+    ]
     return np.array(alone), _seconds(lambda: engine.measure(outputs, labels, outputs))
 
 
@@ -123,10 +117,6 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 def _bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-
-
-def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _on_device() -> int | None:

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 
 Statistics = Any
 """A pytree of arrays whose leading axis is that of the images."""
+Kept = Any
+"""A pytree of arrays that are concatenated along their leading axis, of whatever length, from batch to batch."""
 
 
 class Metric(Protocol):
@@ -31,7 +33,11 @@ class Metric(Protocol):
         """
         ...
 
-    def figures(self, statistics: Statistics, weights: Float[np.ndarray, 'r n']) -> Mapping[str, np.ndarray]:
+    def kept(self, statistics: Statistics) -> Kept:
+        """What is kept of the statistics of some images, in their order: on the host, while the device computes."""
+        ...
+
+    def figures(self, kept: Kept, weights: Float[np.ndarray, 'r n']) -> Mapping[str, np.ndarray]:
         """Figures `[r, ...]` of a data set in which each of the n images stands `weights` times, on the host."""
         ...
 
@@ -52,9 +58,13 @@ class Mean:
         """The numbers."""
         return self.function(outputs, labels, unpruned)
 
-    def figures(self, statistics: Float[np.ndarray, ' n'], weights: Float[np.ndarray, 'r n']) -> dict[str, np.ndarray]:
+    def kept(self, statistics: Float[np.ndarray, ' n']) -> Float[np.ndarray, ' n']:
+        """All of them."""
+        return statistics
+
+    def figures(self, kept: Float[np.ndarray, ' n'], weights: Float[np.ndarray, 'r n']) -> dict[str, np.ndarray]:
         """The mean."""
-        values = np.asarray(statistics, np.float64)
+        values = np.asarray(kept, np.float64)
         return {self.name: weights @ values / weights.sum(axis=1)}
 
 

@@ -2,19 +2,20 @@
 
 import concurrent.futures
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
-from jaxprune import progress, pruning
+from jaxprune import progress
 from jaxprune.errors import UserError
-from jaxprune.sensitivity._engine import Batch, Engine, Model
+from jaxprune.sensitivity._engine import Batch, Engine, Model, devices
+from jaxprune.sensitivity._memory import sample_bytes, value_limit
 from jaxprune.sensitivity._metrics import Metric, Statistics
+from jaxprune.sensitivity._racing import Racing, losers, stretches
+from jaxprune.sensitivity._rows import Candidate, Intervals, Key, Row, Sample, joined, measured
 from jaxprune.sensitivity._table import Table
 
 CELLS = 48
@@ -23,66 +24,19 @@ LEAST_CELLS = 16
 """As many where they take long, so that rows are written often; the unpruned model then is a seventh of the work."""
 FLUSH_SECONDS = 300
 """How often rows are written, roughly, as long as that leaves more than `LEAST_CELLS`."""
-STATISTICS_BYTES = 1 << 30
-"""Most memory that their statistics may take: with many images fewer candidates go together."""
 _POLL_SECONDS = 0.5
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One cell of the table.
-
-    Attributes:
-      layer: index of the pruned layer, or name of the group where a layer has several; None for the unpruned model.
-      rate: share of its filters that goes.
-      plan: what goes; bound to the graph.
-      cost: further columns of the row, known without measuring.
-    """
-
-    layer: int | str | None
-    rate: float
-    plan: pruning.Plan
-    cost: Mapping[str, Any]
-
-
 class Batches(Protocol):
-    """The data: batches that can be gone through as often as needed."""
+    """The data: batches that can be gone through as often as needed. A list will do."""
 
     def __len__(self) -> int:
         """How many batches."""
         ...
 
-    def __iter__(self) -> Iterator[Batch]:
-        """The same batches every time."""
+    def __getitem__(self, part: slice, /) -> Iterable[Batch]:
+        """Some of them, the same every time."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Intervals:
-    """Bootstrap over images: percentile intervals of every figure.
-
-    The same resamples serve all candidates. Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
-    chapter 13.
-
-    Attributes:
-      resamples: how many data sets of as many images are drawn, with replacement.
-      confidence: share of them between the bounds.
-      seed: of the draw.
-    """
-
-    resamples: int = 200
-    confidence: float = 0.95
-    seed: int = 0
-
-    def weights(self, images: int) -> Float[np.ndarray, 'r n']:
-        """How often each image stands in each resample."""
-        rng = np.random.default_rng(self.seed)
-        return rng.multinomial(images, np.full(images, 1 / images), size=self.resamples).astype(np.float64)
-
-    def bounds(self, values: Float[np.ndarray, 'r ...']) -> list[Any]:
-        """Lower and upper bound."""
-        tail = (1 - self.confidence) / 2
-        return np.nanquantile(values, [tail, 1 - tail], axis=0).tolist()
 
 
 def scan(
@@ -93,7 +47,9 @@ def scan(
     metric: Metric,
     table: Table,
     intervals: Intervals | None = None,
-) -> list[dict[str, Any]]:
+    racing: Racing | None = None,
+    memory: int | None = None,
+) -> list[Row]:
     """Measures the candidates that the table lacks, and appends a row for each.
 
     The unpruned model is computed once per batch; a candidate computes only what depends on the weights that its plan
@@ -107,6 +63,8 @@ def scan(
       metric: what is measured.
       table: where rows are looked up and appended.
       intervals: to be added to every row, as `NAME_interval`, `[lower, upper]`; of scalar figures.
+      racing: stops candidates that will not be chosen; the batches then have to come in random order.
+      memory: most bytes that the process may hold, or where there are accelerators, each of these.
 
     Returns:
       The rows, in the order of the candidates.
@@ -114,98 +72,110 @@ def scan(
     if not len(batches):
         raise UserError('there are no batches to scan on: give at least one')
     own = candidates[table.share.index :: table.share.count]
-    missing = [candidate for candidate in own if _key(candidate) not in table]
-    with progress.bar('scan', len(candidates), unit='cells', done=_done(candidates, table)) as advance:
-        engine = Engine(model, metric)
-        append = functools.partial(_append, table, metric, intervals)
-        _measure(engine, missing, batches, append, lambda done: advance(steps=done))
-        while not table.join(map(_key, candidates)):
+    missing = [candidate for candidate in own if candidate.key not in table]
+    done = sum(candidate.key in table for candidate in candidates)
+    with progress.bar('scan', len(candidates), unit='cells', done=done) as advance:
+
+        def append(candidate: Candidate, sample: Sample, **more: Any) -> None:
+            table.append(candidate.row({**measured(metric, sample, intervals), **more}))
+
+        engine = Engine(model, metric, memory=memory and value_limit(memory, model.variables, devices()[0]))
+        loop = _Loop(engine, append, lambda steps: advance(steps=steps), sample_bytes(memory))
+        loop.measure(missing, batches, racing)
+        while not table.join(candidate.key for candidate in candidates):
             time.sleep(_POLL_SECONDS)
-    return [table.rows[_key(candidate)] for candidate in candidates]
+    return [table.rows[candidate.key] for candidate in candidates]
 
 
-def _done(candidates: Iterable[Candidate], table: Table) -> int:
-    return sum(_key(candidate) in table for candidate in candidates)
+@dataclasses.dataclass
+class _Loop:
+    """Takes candidates through the data.
 
+    Attributes:
+      engine: that computes.
+      append: writes the row of a candidate, from its sample of images.
+      advance: the progress, in cells.
+      most_bytes: that samples of candidates that go together may take.
+      together: how many candidates do; the first one shows how long one takes, and how much memory.
+    """
 
-def _key(candidate: Candidate) -> tuple[int | str | None, float]:
-    return candidate.layer, candidate.rate
+    engine: Engine
+    append: Callable[..., None]
+    advance: Callable[[float], None]
+    most_bytes: int
+    together: int = 1
 
+    def measure(self, candidates: Sequence[Candidate], batches: Batches, racing: Racing | None) -> None:
+        """All of them, over all batches or, racing, as long as they may be chosen."""
+        kept: dict[Key, list[Sample]] = {candidate.key: [] for candidate in candidates}
+        for start, stop in stretches(batches, racing):
+            last = stop == len(batches)
 
-def _measure(
-    engine: Engine,
-    candidates: Sequence[Candidate],
-    batches: Batches,
-    append: Callable[[Iterable[Candidate], Iterable[Statistics]], None],
-    advance: Callable[[float], None],
-) -> None:
-    """Group by group; while the devices compute one, the host makes figures of the one before."""
-    with concurrent.futures.ThreadPoolExecutor(1) as host:
-        before: concurrent.futures.Future[None] | None = None
-        together = 1  # the first group shows how long a candidate takes, and how much memory its statistics
-        while candidates:
-            start = time.perf_counter()
-            group, candidates = candidates[:together], candidates[together:]
-            collected = _collect(engine, group, batches, advance)
-            together = together if together > 1 else _together(time.perf_counter() - start, _bytes(collected[0]))
+            def keep(candidate: Candidate, sample: Sample, last: bool = last) -> None:
+                kept[candidate.key].append(sample)
+                if last:
+                    self.append(candidate, joined(kept.pop(candidate.key)))
+
+            self._measure(candidates, batches[start:stop], len(batches), keep)
+            if racing and not last:
+                lost = losers(racing, self.engine.metric, candidates, [kept[each.key] for each in candidates])
+                for candidate in (candidate for candidate in candidates if candidate.key in lost):
+                    sample = joined(kept.pop(candidate.key))
+                    self.append(candidate, sample, stopped={**racing.purpose, 'images': sample.images})
+                    self.advance(1 - stop / len(batches))
+                candidates = [candidate for candidate in candidates if candidate.key not in lost]
+
+    def _measure(
+        self,
+        candidates: Sequence[Candidate],
+        batches: Iterable[Batch],
+        count: int,
+        done: Callable[[Candidate, Sample], None],
+    ) -> None:
+        """Group by group; while the devices compute one, the host deals with the one before."""
+        with concurrent.futures.ThreadPoolExecutor(1) as host:
+            before: concurrent.futures.Future[Any] | None = None
+            while candidates:
+                start = time.perf_counter()
+                group, candidates = candidates[: self.together], candidates[self.together :]
+                collected = self._collect(group, batches, count)
+                if self.together == 1:
+                    self.together = self._fitting(time.perf_counter() - start, _bytes(collected[0].kept))
+                if before is not None:
+                    before.result()
+                before = host.submit(lambda *each: list(map(done, *each)), group, collected)
             if before is not None:
                 before.result()
-            before = host.submit(append, group, collected)
-        if before is not None:
-            before.result()
 
+    def _fitting(self, seconds: float, size: int) -> int:
+        """How many candidates go through the data together, if one takes so long and so many bytes."""
+        wanted = min(max(LEAST_CELLS, int(FLUSH_SECONDS / seconds)), CELLS)
+        return max(1, min(wanted, self.most_bytes // max(1, size)))
 
-def _together(seconds: float, size: int) -> int:
-    """How many candidates go through the data together, if one takes so long and so many bytes."""
-    wanted = min(max(LEAST_CELLS, int(FLUSH_SECONDS / seconds)), CELLS)
-    return max(1, min(wanted, STATISTICS_BYTES // max(1, size)))
+    def _collect(self, group: Sequence[Candidate], batches: Iterable[Batch], count: int) -> list[Sample]:
+        """What is kept of every candidate over all valid images, in the order of the batches."""
+        changed = [self.engine.masked(candidate.plan) for candidate in group]
+        collected: list[list[Sample]] = [[] for _ in group]
+        waiting: list[tuple[Any, float, list[Statistics]]] = []
+        metric = self.engine.metric
 
+        def read() -> None:
+            valid, share, computed = waiting.pop(0)
+            for rows, statistics in zip(collected, computed, strict=True):
+                mine = jax.tree.map(lambda leaf: np.asarray(leaf)[valid], statistics)
+                rows.append(Sample(int(valid.sum()), metric.kept(mine)))
+            self.advance(len(group) * share / count)
 
-def _collect(
-    engine: Engine, group: Sequence[Candidate], batches: Batches, advance: Callable[[float], None]
-) -> list[Statistics]:
-    """Statistics of every candidate over all valid images, in the order of the batches."""
-    changed = [engine.masked(candidate.plan) for candidate in group]
-    collected: list[list[Statistics]] = [[] for _ in group]
-    waiting: list[tuple[Any, list[Statistics]]] = []
-
-    def read() -> None:
-        valid, computed = waiting.pop(0)
-        for rows, statistics in zip(collected, computed, strict=True):
-            rows.append(jax.tree.map(lambda leaf: np.asarray(leaf)[valid], statistics))
-        advance(len(group) / len(batches))
-
-    for batch in batches:
-        waiting.append((batch.valid, engine.compute(changed, batch)))
-        if len(waiting) > 1:  # the devices compute one batch while the host reads the one before
+        for batch in batches:
+            for part in self.engine.parts(changed, batch):
+                share = len(part.valid) / len(batch.valid)
+                waiting.append((part.valid, share, self.engine.compute(changed, part)))
+                if len(waiting) > 1:  # the devices compute one batch while the host reads the one before
+                    read()
+        while waiting:
             read()
-    while waiting:
-        read()
-    return [jax.tree.map(lambda *parts: np.concatenate(parts), *rows) for rows in collected]
+        return [joined(rows) for rows in collected]
 
 
 def _bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-
-
-def _append(
-    table: Table,
-    metric: Metric,
-    intervals: Intervals | None,
-    group: Iterable[Candidate],
-    collected: Iterable[Statistics],
-) -> None:
-    for candidate, statistics in zip(group, collected, strict=True):
-        images = len(jax.tree.leaves(statistics)[0])
-        row = {name: _plain(value[0]) for name, value in metric.figures(statistics, np.ones((1, images))).items()}
-        if intervals is not None:
-            drawn = metric.figures(statistics, intervals.weights(images))
-            row |= {f'{name}_interval': intervals.bounds(value) for name, value in drawn.items() if value.ndim == 1}
-        table.append({'layer': candidate.layer, 'rate': candidate.rate, **row, **candidate.cost})
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and lists, None where there is none (JSON has no NaN)."""
-    if np.ndim(value):
-        return [_plain(each) for each in value]
-    return None if np.isnan(value) else float(value)

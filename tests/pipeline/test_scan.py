@@ -1,8 +1,10 @@
 """The scan as a command: law 5 (a cell is what the sliced model measures), going on, and what may go on."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import jaxprune
 from jaxprune import checkpoint, cli, data, models, pipeline, sensitivity, trees
 from jaxprune.cli import _print
 from jaxprune.errors import UserError
-from jaxprune.pipeline import _evaluate
+from jaxprune.pipeline import SelectSettings, _evaluate
 
 SIZE = 64
 CELLS = {8: 0.5, 18: 0.25}
@@ -110,13 +112,13 @@ def test_more_cells_compile_nothing_more(start, tmp_path):
     assert not compiled, 'nothing was missing'
 
 
-def command(start, output, *more, devices=1):
+def command(start, output, *more, devices=1, **variables):
     model, dataset = start
     options = ['--layers', '8', '18', '40', '--rates', '0.5', '--img', SIZE, '-o', output, *more]
     line = [sys.executable, '-c', 'from jaxprune.cli import main; main()', 'scan', model, '--data', dataset, *options]
     flags = f'--xla_force_host_platform_device_count={devices}'
     return subprocess.Popen(
-        list(map(str, line)), env={**os.environ, 'XLA_FLAGS': flags}, stderr=subprocess.PIPE, text=True
+        list(map(str, line)), env={**os.environ, 'XLA_FLAGS': flags, **variables}, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -144,6 +146,18 @@ def test_devices_and_processes_give_the_same_table(start, tmp_path):
     for process in two:
         finish(process)
     assert (tmp_path / 'two.jsonl').read_text() == text
+
+
+@pytest.mark.slow
+def test_a_second_process_compiles_nothing(start, tmp_path):
+    variables = {'JAX_ENABLE_COMPILATION_CACHE': '1', 'JAXPRUNE_CACHE': str(tmp_path / 'cache')}
+    variables['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+    finish(command(start, tmp_path / 'one.jsonl', **variables))
+    compiled = sorted((tmp_path / 'cache' / 'compiled').glob('*-cache'))
+    assert len(compiled) > 20
+    finish(command(start, tmp_path / 'two.jsonl', **variables))
+    assert sorted((tmp_path / 'cache' / 'compiled').glob('*-cache')) == compiled
+    assert (tmp_path / 'two.jsonl').read_text() == (tmp_path / 'one.jsonl').read_text()
 
 
 @pytest.mark.slow
@@ -220,6 +234,52 @@ def test_some_images(start, tmp_path):
         pipeline.scan(model, dataset, tmp_path / 'scan.jsonl', **options)
     with pytest.raises(UserError, match=r'4 images: .* has 3 in val'):
         pipeline.scan(model, dataset, tmp_path / 'new.jsonl', images=4, **options)
+
+
+@pytest.fixture(scope='module')
+def many(start, tmp_path_factory):
+    """The same three images twelve times each."""
+    root = tmp_path_factory.mktemp('many')
+    shutil.copytree(start[1].parent, root, dirs_exist_ok=True)
+    for number in range(3, 36):
+        for name in (f'images/{number}.png', f'labels/{number}.txt'):
+            shutil.copy(root / name.replace(str(number), str(number % 3)), root / name)
+    return start[0], root / 'data.yaml'
+
+
+def test_a_race(many, tmp_path):
+    layers = ['0', '2', '8', '18', '24', '40']
+    whole = {(row['layer'], row['rate']): row for row in scan(many, tmp_path / 'whole', layers, [0.25, 0.5])}
+    chosen = SelectSettings(params_layers=1, flops_layers=2)
+    race = tmp_path / 'race'
+    rows = scan(many, race, layers, [0.25, 0.5], racing=0.95, select=chosen)
+    stopped = [row for row in rows if row.get('stopped')]
+    assert 1 < len(stopped) < len(rows) - 2
+    assert {row['stopped']['images'] for row in stopped} <= {16, 20}
+    for row in rows:
+        whole[row['layer'], row['rate']].pop('per_class_map50_95')
+        del row['per_class_map50_95']
+        if not row.get('stopped'):
+            assert row == pytest.approx(whole[row['layer'], row['rate']], abs=2e-3), 'other batches, same images'
+    options = dataclasses.asdict(chosen)
+    assert pipeline.select(race, **options) == pipeline.select(tmp_path / 'whole', **options)
+    assert pipeline.select(race, **options)
+    with pytest.raises(UserError, match='a race for 1 layers'):
+        pipeline.select(race)
+    lines = race.read_text().splitlines(keepends=True)
+    race.write_text(''.join(lines[:4]))
+    again = scan(many, race, layers, [0.25, 0.5], racing=0.95, select=chosen)
+    assert [{name: row[name] for name in row if name != 'per_class_map50_95'} for row in again] == rows
+
+
+def test_within_a_memory(start, tmp_path, capsys):
+    rows = scan(start, tmp_path / 'free', ['8', '18'], [0.5])
+    limited = scan(start, tmp_path / 'limited', ['8', '18'], [0.5], memory=100)
+    assert limited == rows
+    with pytest.raises(UserError, match=r'a limit of 0\.10 GB of memory is too low: the process holds'):
+        scan(start, tmp_path / 'little', ['8', '18'], [0.5], memory=0.1)
+    with pytest.raises(UserError, match='confidence 2'):
+        scan(start, tmp_path / 'race', ['8', '18'], [0.5], racing=2)
 
 
 def test_it_goes_on(start, tmp_path):

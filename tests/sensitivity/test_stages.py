@@ -93,13 +93,13 @@ def test_stages_compute_what_the_function_computes():
     numbers = {}
     for index, name in enumerate(sorted(variables)):
         changed = {**variables, name: variables[name] * 1.5}
-        numbers[name] = stages.reached([index])
-        kept = stages.run(variables, inputs, keep=stages.read_by(numbers[name]))
+        numbers[name] = stages.chain.reached([index])
+        kept = stages.run(variables, inputs, keep=stages.chain.needed(numbers[name]))
         found = stages.result(stages.run_again(kept, {index: changed[name]}, numbers[name]))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, network(changed, inputs))
     assert len(numbers['last']) == 1
     assert set(numbers['last']) < set(numbers['steps']) < set(numbers['v'])
-    assert len(numbers['v']) < len(stages.stages)
+    assert len(numbers['v']) < len(stages.programs)
     compiled = len(compiler)
     compiler.stages(network, variables, inputs)
     assert len(compiler) == compiled, 'the same programs are compiled once'
@@ -107,5 +107,5 @@ def test_stages_compute_what_the_function_computes():
 
 def test_a_function_that_reads_no_variables():
     stages = Compiler().stages(lambda variables, inputs: inputs * 2, {'w': normal(2)}, normal(3))
-    assert stages.reached([0]) == ()
+    assert stages.chain.reached([0]) == ()
     np.testing.assert_array_equal(stages.result(stages.run({'w': normal(2)}, jnp.ones(3))), 2 * np.ones(3))

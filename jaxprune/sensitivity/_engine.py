@@ -86,9 +86,11 @@ class Engine:
     def parts(self, candidates: Sequence[Changed], batch: Batch) -> Iterator[Batch]:
         """The batch in parts that can be computed within the memory."""
         rows, _ = self._split(candidates, batch)
+        if rows == len(batch.valid):
+            yield batch
+            return
         for start in range(0, len(batch.valid), rows):
-            part = slice(start, start + rows)
-            yield jax.tree.map(operator.itemgetter(part), batch)
+            yield jax.tree.map(operator.itemgetter(slice(start, start + rows)), batch)
 
     def compute(self, candidates: Sequence[Changed], batch: Batch) -> list[Statistics]:
         """Statistics `[b, ...]` of every candidate, on the devices; dispatched, not waited for."""

@@ -107,6 +107,8 @@ class _Loop:
 
     def measure(self, candidates: Sequence[Candidate], batches: Batches, racing: Racing | None) -> None:
         """All of them, over all batches or, racing, as long as they may be chosen."""
+        if not candidates:
+            return
         kept: dict[Key, list[Sample]] = {candidate.key: [] for candidate in candidates}
         for start, stop in stretches(batches, racing):
             last = stop == len(batches)

@@ -1,6 +1,7 @@
 """What `scan` does."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,8 +77,14 @@ def scan(
         share=share,
         intervals=sensitivity.Intervals(keep=kept) if wanted else None,
         racing=race(task, settings.select, settings.racing, settings.seed),
-        memory=None if settings.memory is None else int(settings.memory * 1e9),
+        memory=_bytes(settings.memory),
     )
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    if gigabytes is not None and not 0 < gigabytes < math.inf:
+        raise UserError(f'a limit of {gigabytes} GB of memory: give a number above 0')
+    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 def race(

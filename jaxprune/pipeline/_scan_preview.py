@@ -43,5 +43,4 @@ def gates(task: DetectionScan, images: int, *, seed: int = 0) -> pruning.Evidenc
                 yield {'images': batch.images, **padded_targets(batch, length)}
                 advance()
 
-        # More at once than a batch has: no loop, in which XLA's convolutions on a CPU take 10 times as long.
-        return pruning.gather_gates(models.connectivity(spec), loss, task.variables, each(), at_once=2)
+        return pruning.gather_gates(models.connectivity(spec), loss, task.variables, each())

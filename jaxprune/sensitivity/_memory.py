@@ -93,8 +93,10 @@ def sample_bytes(memory: int | None) -> int:
     return SAMPLE_BYTES if memory is None else min(SAMPLE_BYTES, memory // 16)
 
 
-def value_limit(memory: int, variables: Any, device: jax.Device) -> int:
+def value_limit(memory: int | None, variables: Any, device: jax.Device) -> int | None:
     """What is left of a limit for the values of a batch: beside the weights or, on a CPU, beside the whole process."""
+    if memory is None:
+        return None
     if device.platform == 'cpu':
         taken = resident() + 2 * sample_bytes(memory)
         what = f'the process holds {resident() / 1e9:.2f} GB'

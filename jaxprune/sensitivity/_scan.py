@@ -79,7 +79,7 @@ def scan(
         def append(candidate: Candidate, sample: Sample, **more: Any) -> None:
             table.append(candidate.row({**measured(metric, sample, intervals), **more}))
 
-        engine = Engine(model, metric, memory=memory and value_limit(memory, model.variables, devices()[0]))
+        engine = Engine(model, metric, memory=value_limit(memory, model.variables, devices()[0]))
         loop = _Loop(engine, append, lambda steps: advance(steps=steps), sample_bytes(memory))
         loop.measure(missing, batches, racing)
         while not table.join(candidate.key for candidate in candidates):

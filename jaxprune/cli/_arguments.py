@@ -105,8 +105,12 @@ def ranking(parser: Any, *, excluded: str = 'keep whole') -> None:
 
 
 def rates(parser: Any) -> None:
-    """What a scan tries, and how far."""
+    """What a scan tries."""
     parser.add_argument('--rates', type=float, nargs='+', default=[0.25, 0.5, 0.75], help='(0.25 0.5 0.75)')
+
+
+def racing(parser: Any) -> None:
+    """How far a scan tries it."""
     parser.add_argument(
         '--racing',
         type=float,

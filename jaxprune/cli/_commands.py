@@ -160,11 +160,9 @@ def scan(commands: Any) -> None:
     arguments.rates(parser)
     parser.add_argument('--layers', nargs='+', metavar='LAYER', help='only these layers (index or name)')
     arguments.ranking(parser, excluded='leave out')
-    arguments.seed(parser, 'of criterion random')
+    arguments.seed(parser, 'of criterion random, of the images drawn and of their order in a race')
     arguments.image_size(parser)
     arguments.evaluation(parser)
-    arguments.share(parser)
-    parser.add_argument('--images', type=int, metavar='N', help='only so many images, drawn with the seed')
     parser.add_argument(
         '--metric',
         default='map',
@@ -172,16 +170,19 @@ def scan(commands: Any) -> None:
         help='what is measured: P, R and mAP (map), '
         'the loss of training, or the distance to the outputs of the unpruned model',
     )
-    parser.add_argument('--ordered', action='store_true', help='first the cells that promise most, by a preview')
-    arguments.numbers_of_layers(parser)
-    parser.add_argument(
-        '--memory', type=float, metavar='GB', help='most memory to use, of each accelerator or else in all'
-    )
-    parser.add_argument(
+    less = parser.add_argument_group('less than the whole table')
+    less.add_argument('--images', type=int, metavar='N', help='only so many images, drawn with the seed')
+    less.add_argument(
         '--intervals',
         action=argparse.BooleanOptionalAction,
         help='95 %% confidence intervals, by bootstrap over the images (with --images)',
     )
+    arguments.racing(less)
+    arguments.numbers_of_layers(less)
+    less.add_argument('--ordered', action='store_true', help='first the cells that promise most, by a preview')
+    where = parser.add_argument_group('resources')
+    where.add_argument('--memory', type=float, metavar='GB', help='most memory: of each accelerator, or else in all')
+    arguments.share(where)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--estimate', action='store_true', help='only say how long it will take and how much memory')
     what.add_argument('--preview', action='store_true', help='only estimate what each cell costs, from derivatives')
@@ -294,6 +295,7 @@ def iterate(commands: Any) -> None:
         '--keep-params', type=float, metavar='SHARE', help='until at most this share of parameters is left'
     )
     arguments.rates(parser)
+    arguments.racing(parser)
     arguments.ranking(parser)
     arguments.selection(parser)
     parser.add_argument('--epochs', type=int, default=20, metavar='N', help='of fine-tuning per iteration (20)')

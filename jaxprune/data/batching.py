@@ -21,7 +21,7 @@ from jaxprune.errors import UserError
 
 GROUP = 32
 PREFETCH = 2
-KEEP_BYTES = 256 << 20
+KEEP_BYTES = 64 << 20
 _LOG = logging.getLogger(__name__)
 _NO_ROOM = (
     'decoded images take %s bytes and cannot be kept (%s): they are decoded in every pass, which is slower; '

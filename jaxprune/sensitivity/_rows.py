@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxprune import pruning
+from jaxprune.errors import UserError
 from jaxprune.sensitivity._metrics import Kept, Metric
 
 Key: TypeAlias = tuple[int | str | None, float]
@@ -38,7 +39,10 @@ class Candidate:
         return self.layer, self.rate
 
     def row(self, figures: Mapping[str, Any]) -> Row:
-        """Its row with these figures."""
+        """Its row with these figures; `UserError` where one has the name of another column."""
+        taken = figures.keys() & {'layer', 'rate', *self.cost}
+        if taken:
+            raise UserError(f'the metric has a figure named {min(taken)!r}, which is another column: rename the figure')
         return {'layer': self.layer, 'rate': self.rate, **figures, **self.cost}
 
 

@@ -120,7 +120,14 @@ def estimate(path: Path, data_file: Path, **options: Any) -> sensitivity.Estimat
     task, plans = _prepare(path, data_file, ScanSettings(**options))
     candidates = task.candidates(plans)
     batches = task.batches
-    return sensitivity.estimate(task.scanned, candidates, batches=batches, metric=task.metric, sizes=batches.sizes)
+    return sensitivity.estimate(
+        task.scanned,
+        candidates,
+        batches=batches,
+        metric=task.metric,
+        sizes=batches.sizes,
+        inputs_bytes=min(3 * sum(batches.sizes), data.KEEP_BYTES),
+    )
 
 
 def _prepare(path: Path, data_file: Path, settings: ScanSettings) -> tuple[DetectionScan, 'Plans']:

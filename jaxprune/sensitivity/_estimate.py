@@ -48,6 +48,7 @@ def estimate(
     batches: Batches,
     metric: Metric,
     sizes: Sequence[int] | None = None,
+    inputs_bytes: int = 0,
 ) -> Estimate:
     """Measures every stage on the first batch, and adds up what the candidates compute.
 
@@ -57,6 +58,7 @@ def estimate(
       batches: the first one stands for all.
       metric: what will be measured.
       sizes: of the inputs of every batch, in any unit that time grows with; None: all are as large.
+      inputs_bytes: that batches will come to hold beside those that are there already.
     """
     start = time.perf_counter()
     batch = next(iter(batches[:1]))
@@ -87,7 +89,7 @@ def estimate(
         compile_seconds=compiling,
         cells=len(candidates),
         computed=float(again.mean() / alone.sum()),
-        host_bytes=int(resident() + 2 * together * size + _bytes(batch.inputs) * count),
+        host_bytes=int(resident() + 2 * together * size + inputs_bytes),
         device_bytes=_on_device(),
     )
 

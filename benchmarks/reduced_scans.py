@@ -67,8 +67,8 @@ def _scan(options: argparse.Namespace, table: pathlib.Path, *more: str) -> tuple
 
 
 def _chosen(rows: Rows) -> set[int]:
-    settings = pipeline.SelectSettings()
-    return {choice.layer for choice in settings.choose(rows[0], rows[1:])}
+    unpruned = next(row for row in rows if row['layer'] is None)
+    return {choice.layer for choice in pipeline.SelectSettings().choose(unpruned, rows)}
 
 
 def _compared(options: argparse.Namespace, work: pathlib.Path, whole: Rows, way: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _compared(options: argparse.Namespace, work: pathlib.Path, whole: Rows, way:
 
 def _rank(rows: Rows, whole: Rows) -> float:
     found = {(row['layer'], row['rate']): row['map50_95'] for row in rows}
-    pairs = [(row['map50_95'], found[row['layer'], row['rate']]) for row in whole[1:]]
+    pairs = [(row['map50_95'], found[row['layer'], row['rate']]) for row in whole]
     return float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
 
 

@@ -110,6 +110,13 @@ def digest(*parts: Any) -> str:
     """A short digest of settings, variables and data: of every leaf its bytes or, where it is no array, its text."""
     state = hashlib.sha256()
     for leaf in jax.tree.leaves(parts):
-        is_array = isinstance(leaf, np.ndarray | jax.Array)
-        state.update(np.asarray(leaf).tobytes() if is_array else repr(leaf).encode())
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)  # noqa: PLW2901
+        if isinstance(leaf, np.ndarray | jax.Array):
+            array = np.asarray(leaf)
+            state.update(f'{array.dtype}{array.shape}'.encode() + array.tobytes())
+        elif callable(leaf):  # its text would have an address in it, another one in every process
+            state.update(getattr(leaf, '__qualname__', type(leaf).__qualname__).encode())
+        else:
+            state.update(repr(leaf).encode())
     return state.hexdigest()[:16]

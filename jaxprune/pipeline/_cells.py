@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jaxprune import graph, models, pruning
+from jaxprune import graph, models, pruning, sensitivity
 from jaxprune.errors import UserError
 from jaxprune.pipeline._prune import aliases
 
@@ -28,6 +28,7 @@ def plan_cells(
     Raises:
       UserError: for a layer that does not exist or is a head, and for rates out of range.
     """
+    rates = sensitivity.checked_rates(rates)
     connections = models.connectivity(model.spec)
     names = aliases(model.spec)
     uniform = pruning.uniform_rates(connections, 0.0, exclude=exclude, aliases=names)
@@ -38,14 +39,11 @@ def plan_cells(
         uniform = {index: rate for index, rate in uniform.items() if index in lowest}
     if not uniform or not rates:
         raise UserError('no layer or no rate is left to scan; name fewer patterns to exclude')
-    wrong = [rate for rate in rates if not 0 < rate < 1]
-    if wrong:
-        raise UserError(f'rate {wrong[0]} is out of range: a scan needs rates above 0 and below 1')
     ranking: dict[str, Any] = {'criterion': criterion, 'seed': seed}
     cells: Plans = {(None, 0): pruning.Plan().on(connections)}
     for index in sorted(int(index) for index in uniform):
         channels = connections.group_of(connections.layers[index].name).channels
-        for rate in dict.fromkeys(rates):
+        for rate in rates:
             if pruning.removed_filters(channels, rate) < channels:
                 cells[index, rate] = pruning.plan_rates(connections, variables, {index: rate}, **ranking)
     if len(cells) == 1:

@@ -66,7 +66,7 @@ def scan(
     """
     settings = ScanSettings(**options)
     task, plans = _prepare(path, data_file, settings)
-    wanted = settings.images is not None if settings.intervals is None else settings.intervals
+    wanted = (settings.images or 1) > 1 if settings.intervals is None else settings.intervals
     kept = (RESAMPLED,) if settings.measured == 'map' else ()
     return scan_model(
         task,

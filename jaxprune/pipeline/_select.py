@@ -80,10 +80,10 @@ def select(table: Path, output: Path | None = None, **options: Any) -> list[dict
     try:
         choices = settings.choose(baseline, cells)
         rows = [{**choice.to_json(), **extra} for choice, extra in _certainty(settings, baseline, cells, choices)]
-    except (TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f'{table}: has a row with something else than numbers ({error}); scan again') from error
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, IndexError, ArithmeticError) as error:
+        raise UserError(f'{table}: has a row that is not one of a scan ({error!r}); scan again') from error
     if output is not None:
         pruning.write_rates(choices, output)
     return rows
@@ -94,7 +94,7 @@ def _certainty(
 ) -> Iterator[tuple[pruning.Choice, Row]]:
     """How sure each choice is, where the table tells."""
     raced = [cell for cell in cells if not cell.get('stopped')]
-    if not all(_COLUMN in cell for cell in raced):
+    if not raced or not all(cell.get(_COLUMN) for cell in raced):
         yield from ((choice, {}) for choice in choices)
         return
     times: collections.Counter[int] = collections.Counter()

@@ -1,6 +1,6 @@
 """Sensitivity analysis: what pruning each layer alone would cost."""
 
-from jaxprune.sensitivity._any_model import candidates, scan_model
+from jaxprune.sensitivity._any_model import candidates, checked_rates, scan_model
 from jaxprune.sensitivity._engine import Batch, Model, devices
 from jaxprune.sensitivity._estimate import Estimate, estimate
 from jaxprune.sensitivity._metrics import Mean, Metric, distance, top1
@@ -23,6 +23,7 @@ __all__ = [
     'Share',
     'Table',
     'candidates',
+    'checked_rates',
     'devices',
     'distance',
     'estimate',

@@ -9,7 +9,7 @@ import numpy as np
 from jaxprune import pruning, trees
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph
-from jaxprune.sensitivity._engine import Batch, Model
+from jaxprune.sensitivity._engine import Batch, Engine, Model, checked
 from jaxprune.sensitivity._metrics import Metric
 from jaxprune.sensitivity._racing import Racing
 from jaxprune.sensitivity._rows import Candidate, Intervals
@@ -33,19 +33,29 @@ def candidates(
     Raises:
       UserError: where nothing is left to scan, or for a rate out of range.
     """
-    wrong = [rate for rate in rates if not 0 < rate < 1]
-    if wrong:
-        raise UserError(f'rate {wrong[0]} is out of range: a scan needs rates above 0 and below 1')
+    rates = checked_rates(rates)
     cells: list[Candidate] = [_candidate(graph, None, 0, pruning.Plan().on(graph))]
     for key in pruning.uniform_rates(graph, 0, exclude=exclude):
         channels = graph.group_of(key).channels
-        for rate in dict.fromkeys(rates):
+        for rate in rates:
             if pruning.removed_filters(channels, rate) < channels:
                 plan = pruning.plan_rates(graph, variables, {key: rate}, criterion=criterion, seed=seed)
                 cells.append(_candidate(graph, key, rate, plan))
     if len(cells) == 1:
         raise UserError('no group or no rate is left to scan: name fewer patterns to exclude, or give lower rates')
     return cells
+
+
+def checked_rates(rates: Iterable[float]) -> list[float]:
+    """The rates as numbers, each once; `UserError` for what is none, or out of range."""
+    try:
+        found = list(dict.fromkeys(float(rate) for rate in rates))
+    except (TypeError, ValueError) as error:
+        raise UserError(f'rates {rates!r}: give several numbers, such as [0.25, 0.5] ({error})') from error
+    wrong = [rate for rate in found if not 0 < rate < 1]
+    if wrong:
+        raise UserError(f'rate {wrong[0]:g} is out of range: a scan needs rates above 0 and below 1')
+    return found
 
 
 def _candidate(graph: Graph, key: int | str | None, rate: float, plan: pruning.Plan) -> Candidate:
@@ -98,14 +108,17 @@ def scan_model(
       UserError: where the table was measured with another model, data set, plan or metric.
     """
     cells = candidates(graph, variables, rates, criterion=criterion, seed=seed, exclude=exclude)
+    model = Model(apply, variables)
+    batches = [checked(batch) for batch in batches]
     digest = trees.digest(
         variables,
+        Engine(model, metric).text(batches[0]) if batches else None,
         [(each.inputs, each.labels, each.valid) for each in batches],
         *(metric.name, criterion, seed, repr(intervals), repr(racing)),
     )
     table = Table(output, digest, share=share)
     given: dict[str, Any] = {'intervals': intervals, 'racing': racing, 'memory': memory}
     try:
-        return scan(Model(apply, variables), cells, batches=batches, metric=metric, table=table, **given)
+        return scan(model, cells, batches=batches, metric=metric, table=table, **given)
     finally:
         table.close()

@@ -99,7 +99,7 @@ class Chain:
 
 def cut(function: Callable[[Any, Any], Any], variables: Any, inputs: Any) -> Chain:
     """Traces `function(variables, inputs)`, of which only shapes are read."""
-    shapes = jax.tree.map(_abstract, (variables, inputs))
+    shapes = jax.tree.map(abstract, (variables, inputs))
     closed, returned = jax.make_jaxpr(function, return_shape=True)(*shapes)
     flat = _flatten(closed)
     count = len(jax.tree.leaves(shapes[0]))
@@ -125,7 +125,8 @@ class _Flat:
     shapes: dict[Place, jax.ShapeDtypeStruct]
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and place of an array."""
     dtype = jax.dtypes.canonicalize_dtype(getattr(leaf, 'dtype', type(leaf)))
     return jax.ShapeDtypeStruct(np.shape(leaf), dtype, sharding=getattr(leaf, 'sharding', None))
 

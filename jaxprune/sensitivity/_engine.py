@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import operator
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,13 +13,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool
 
 from jaxprune import pruning
-from jaxprune.sensitivity._chain import Chain, cut
+from jaxprune.errors import UserError
+from jaxprune.sensitivity._chain import Chain, abstract, cut
 from jaxprune.sensitivity._memory import split
 from jaxprune.sensitivity._metrics import Metric, Statistics
 from jaxprune.sensitivity._stages import Compiler, Stages
 
 Changed = dict[int, Any]
-"""Index of a leaf of the variables -> what a plan makes of it."""
+"""Index of an array of the variables -> what a plan makes of it."""
 _IMAGES = 'images'
 
 
@@ -37,13 +39,24 @@ class Batch:
 
     Attributes:
       inputs: what the model reads; a pytree.
-      labels: what the metric reads; a pytree.
+      labels: what the metric reads; a pytree; None where it reads none.
       valid: `bool [b]`, False for rows that only fill the batch.
+
+    What the model and the metric make of an image must not depend on the others: batches are filled, split, and spread
+    over devices.
     """
 
     inputs: Any
     labels: Any
     valid: Bool[np.ndarray, ' b']
+
+
+def checked(batch: Batch) -> Batch:
+    """With `valid` as a mask; `UserError` where it is none."""
+    valid = np.asarray(batch.valid, bool)
+    if valid.ndim != 1 or not len(valid):
+        raise UserError(f'valid of a batch has the shape {valid.shape}: give one truth value for each of its images')
+    return dataclasses.replace(batch, valid=valid)
 
 
 class Engine:
@@ -52,7 +65,7 @@ class Engine:
     Attributes:
       metric: what is measured.
       compiler: of the stages.
-      variables: of the unpruned model, on every device.
+      variables: arrays of the unpruned model, on every device.
     """
 
     def __init__(self, model: Model, metric: Metric, *, memory: int | None = None) -> None:
@@ -64,14 +77,23 @@ class Engine:
           memory: most bytes on a device for what a batch computes; None: as many as it takes.
         """
         self.compiler = Compiler()
-        self._predict = model.predict
         self._memory = memory
         self.metric = metric
         self._mesh = Mesh(np.array(devices()), (_IMAGES,))
         # On a CPU, one candidate's suppression runs on one core: the other one has the next candidate meanwhile.
         self._threads = 2 if self._mesh.size == 1 and self._mesh.devices.item().platform == 'cpu' else 1
-        self._before = jax.tree.map(np.asarray, model.variables)
-        self.variables = self._everywhere(self._before)
+        self._before = jax.tree.map(lambda leaf: np.asarray(leaf) if _is_array(leaf) else leaf, model.variables)
+        leaves, structure = jax.tree.flatten(self._before)
+        self._arrays = tuple(index for index, leaf in enumerate(leaves) if _is_array(leaf))
+        self.variables = self._everywhere([leaves[index] for index in self._arrays])
+
+        def predict(arrays: Sequence[Any], inputs: Any) -> Any:
+            """The function of the arrays: what else a module holds, such as activations, stays as it is."""
+            given = dict(zip(self._arrays, arrays, strict=True))
+            every = [given.get(index, leaf) for index, leaf in enumerate(leaves)]
+            return model.predict(jax.tree.unflatten(structure, every), inputs)
+
+        self._predict = predict
         self._stages: dict[Any, Stages] = {}
         self._chains: dict[Any, Chain] = {}
         self._splits: dict[Any, tuple[int, int]] = {}
@@ -79,8 +101,8 @@ class Engine:
 
     def masked(self, plan: pruning.Plan) -> Changed:
         """The leaves that a plan changes, on the devices."""
-        after = jax.tree.leaves(pruning.mask(self._before, plan))
-        pairs = enumerate(zip(jax.tree.leaves(self._before), after, strict=True))
+        before, after = jax.tree.leaves(self._before), jax.tree.leaves(pruning.mask(self._before, plan))
+        pairs = enumerate((before[index], after[index]) for index in self._arrays)
         return {index: self._everywhere(new) for index, (old, new) in pairs if new is not old}
 
     def parts(self, candidates: Sequence[Changed], batch: Batch) -> Iterator[Batch]:
@@ -110,7 +132,7 @@ class Engine:
         unpruned = stages.result(values)
 
         def one(leaves: Changed, again: Sequence[int]) -> Statistics:
-            outputs = stages.result(stages.run_again(values, leaves, again)) if again else unpruned
+            outputs = stages.result(stages.run_again(values, leaves, again)) if leaves else unpruned
             return self.measure(outputs, labels, unpruned)
 
         first = one(candidates[0], numbers[0])  # alone: the metric is compiled, once
@@ -140,13 +162,23 @@ class Engine:
             self._stages[shape] = self.compiler.stages(self._predict, self.variables, inputs)
         return self._stages[shape]
 
+    def text(self, batch: Batch) -> str:
+        """The programs of the model and of the metric, for a batch of this shape: what tells them from others."""
+        given = jax.tree.map(abstract, (self.variables, batch.inputs, batch.labels))
+        variables, inputs, labels = given
+        outputs = jax.eval_shape(self._predict, variables, inputs)
+        model = jax.jit(self._predict).lower(variables, inputs).as_text()
+        metric = jax.jit(self.metric.measure).lower(outputs, labels, outputs).as_text()
+        whole = f'{model}{metric}'
+        return re.sub(r'\d{9,}', '', whole) if 'callback' in whole else whole  # addresses of host functions
+
     def place(self, batch: Batch) -> tuple[Any, Any]:
         """Inputs and labels of a batch, spread over the devices."""
-        return self._spread(batch.inputs), self._spread(batch.labels)
+        return self._spread((batch.inputs, batch.labels))
 
     def measure(self, outputs: Any, labels: Any, unpruned: Any) -> Statistics:
         """The metric's statistics `[b, ...]`."""
-        spread = self._is_spread(labels)
+        spread = self._is_spread((outputs, labels))
         if spread not in self._measures:
             rows = PartitionSpec(_IMAGES) if spread else PartitionSpec()
             # Every device measures its own images: nothing is exchanged.
@@ -156,7 +188,8 @@ class Engine:
         return self._measures[spread](outputs, labels, unpruned)
 
     def _is_spread(self, tree: Any) -> bool:
-        return self._mesh.size > 1 and all(len(leaf) % self._mesh.size == 0 for leaf in jax.tree.leaves(tree))
+        lengths = [np.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)]
+        return self._mesh.size > 1 and all(length and length[0] % self._mesh.size == 0 for length in lengths)
 
     def _spread(self, tree: Any) -> Any:
         axes = PartitionSpec(_IMAGES) if self._is_spread(tree) else PartitionSpec()
@@ -164,6 +197,13 @@ class Engine:
 
     def _everywhere(self, tree: Any) -> Any:
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
+
+
+def _is_array(leaf: Any) -> bool:
+    """Random keys are not counted: nothing prunes them, and NumPy does not know them."""
+    if isinstance(leaf, jax.Array):
+        return not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
+    return isinstance(leaf, np.ndarray | np.generic)
 
 
 def _shape(inputs: Any) -> Any:

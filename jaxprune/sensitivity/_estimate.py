@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.sensitivity._engine import Batch, Engine, Model
+from jaxprune.sensitivity._engine import Batch, Engine, Model, checked
 from jaxprune.sensitivity._memory import SAMPLE_BYTES, resident
 from jaxprune.sensitivity._metrics import Metric
 from jaxprune.sensitivity._rows import Candidate
@@ -61,7 +61,7 @@ def estimate(
       inputs_bytes: that batches will come to hold beside those that are there already.
     """
     start = time.perf_counter()
-    batch = next(iter(batches[:1]))
+    batch = checked(next(iter(batches[:1])))
     reading = time.perf_counter() - start
     sizes = sizes or [1] * len(batches)
     count = sum(sizes) / sizes[0]

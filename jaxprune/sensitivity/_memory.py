@@ -13,8 +13,8 @@ from jaxprune.sensitivity._chain import Chain, Place
 SAMPLE_BYTES = 256 << 20
 """Most memory for what is kept of candidates that go together: with very many images these are fewer."""
 
-RESERVE = 0.1
-"""Share of a limit that is left for compiling and for what programs need inside."""
+RESERVE, LEAST_RESERVE = 0.1, 256 << 20
+"""Share of a limit, and least bytes, left for compiling and for what programs need inside."""
 
 Again = Sequence[Sequence[int]]
 """For every candidate, the parts that it computes again."""
@@ -63,10 +63,10 @@ def split(chain: Chain, again: Again, limit: int, *, rows: int, devices: int, at
         if whole * part / rows <= limit:
             return part, len(again)
     size = len(again)
-    while size > 1:
+    while (least := needed(size, divisors[-1])) > limit and size > 1:
         size = -(-size // 2)
-        if (least := needed(size, divisors[-1])) <= limit:
-            return divisors[-1], size
+    if least <= limit:
+        return divisors[-1], size
     raise UserError(
         f'{limit / 1e9:.2f} GB of memory are left for activations, and one image needs {least / 1e9:.2f} GB: '
         'raise the limit, or scan smaller images'
@@ -85,7 +85,7 @@ def _peak(chain: Chain, numbers: Sequence[int], kept: Iterable[Place]) -> int:
 
 def _bytes(chain: Chain, places: Iterable[Place]) -> int:
     shapes = (chain.shapes[place] for place in places)
-    return sum(int(np.prod(shape.shape)) * np.dtype(shape.dtype).itemsize for shape in shapes)
+    return sum(int(np.prod(shape.shape)) * shape.dtype.itemsize for shape in shapes)
 
 
 def sample_bytes(memory: int | None) -> int:
@@ -103,9 +103,11 @@ def value_limit(memory: int | None, variables: Any, device: jax.Device) -> int |
     else:
         taken = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
         what = f'the weights take {taken / 1e9:.2f} GB'
-    taken += int(RESERVE * memory)
-    if taken >= memory:
-        raise UserError(f'a limit of {memory / 1e9:.2f} GB of memory is too low: {what}; give more')
+    taken += int(max(RESERVE * memory, LEAST_RESERVE))
+    if not taken < memory:
+        raise UserError(
+            f'a limit of {memory / 1e9:.2f} GB of memory is too low: {what}; give more than {taken / 1e9:.2f} GB'
+        )
     return memory - taken
 
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxprune.errors import UserError
+
 Statistics = Any
 """A pytree of arrays whose leading axis is that of the images."""
 Kept = Any
@@ -56,7 +58,10 @@ class Mean:
 
     def measure(self, outputs: Any, labels: Any, unpruned: Any) -> Float[Array, ' b']:
         """The numbers."""
-        return self.function(outputs, labels, unpruned)
+        numbers = self.function(outputs, labels, unpruned)
+        if np.ndim(numbers) != 1:
+            raise UserError(f'the metric {self.name!r} gives {np.shape(numbers)}: it has to give a number per image')
+        return numbers
 
     def kept(self, statistics: Float[np.ndarray, ' n']) -> Float[np.ndarray, ' n']:
         """All of them."""

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -47,6 +48,11 @@ class Racing:
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1:
             raise UserError(f'confidence {self.confidence}: give a number from 0.5 to below 1, such as 0.95')
+        Intervals(resamples=self.resamples)
+        try:
+            json.dumps(dict(self.purpose))
+        except (TypeError, ValueError) as error:
+            raise UserError(f'purpose {self.purpose!r} is not a mapping that JSON can hold ({error})') from error
 
 
 def stretches(batches: Any, racing: Racing | None) -> list[tuple[int, int]]:
@@ -70,6 +76,13 @@ def losers(
     pruned = [pair for pair in zip(candidates, figures, strict=True) if pair[0].layer is not None]
     for draw in range(racing.resamples):
         rows = [each.row({name: float(values[draw]) for name, values in drawn.items()}) for each, drawn in pruned]
-        chosen.update(set(racing.choose(rows)))
-    least = (1 - racing.confidence) * racing.resamples
+        chosen.update(_keys(racing.choose(rows)))
+    least = round((1 - racing.confidence) * racing.resamples, 6)  # 5 of 100 are 5 %, whatever 1 - 0.95 is in binary
     return {each.key for each, _ in pruned if chosen[each.key] < least}
+
+
+def _keys(chosen: Any) -> set[Key]:
+    try:
+        return {(layer, rate) for layer, rate in chosen}
+    except (TypeError, ValueError) as error:
+        raise UserError(f'choose returned {chosen!r}: it has to return pairs of layer and rate') from error

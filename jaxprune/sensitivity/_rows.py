@@ -65,6 +65,13 @@ class Intervals:
     seed: int = 0
     keep: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.resamples, int) and self.resamples > 0 and 0 < self.confidence < 1):
+            raise UserError(
+                f'{self.resamples} resamples, confidence {self.confidence}: give a whole number above 0, and a number '
+                'between 0 and 1'
+            )
+
     def weights(self, images: int) -> Float[np.ndarray, 'r n']:
         """How often each image stands in each resample."""
         rng = np.random.default_rng(self.seed)
@@ -73,7 +80,9 @@ class Intervals:
     def bounds(self, values: Float[np.ndarray, 'r ...']) -> list[Any]:
         """Lower and upper bound."""
         tail = (1 - self.confidence) / 2
-        return np.nanquantile(values, [tail, 1 - tail], axis=0).tolist()
+        if np.isnan(values).all():
+            return [None, None]
+        return _plain(np.nanquantile(values, [tail, 1 - tail], axis=0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +107,11 @@ def measured(metric: Metric, sample: Sample, intervals: Intervals | None) -> Row
     row = {name: _plain(value[0]) for name, value in found.items()}
     if intervals is not None:
         drawn = scalars(metric, sample, intervals)
+        missing = set(intervals.keep) - drawn.keys()
+        if missing:
+            raise UserError(f'no figure {min(missing)!r} to keep the resamples of: there are {", ".join(drawn)}')
         row |= {f'{name}_interval': intervals.bounds(value) for name, value in drawn.items()}
-        row |= {f'{name}_resamples': drawn[name].round(5).tolist() for name in intervals.keep}
+        row |= {f'{name}_resamples': _plain(drawn[name].round(5)) for name in intervals.keep}
     return row
 
 

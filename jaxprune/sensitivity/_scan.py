@@ -11,12 +11,12 @@ import numpy as np
 
 from jaxprune import progress
 from jaxprune.errors import UserError
-from jaxprune.sensitivity._engine import Batch, Engine, Model, devices
+from jaxprune.sensitivity._engine import Batch, Engine, Model, checked, devices
 from jaxprune.sensitivity._memory import sample_bytes, value_limit
 from jaxprune.sensitivity._metrics import Metric, Statistics
 from jaxprune.sensitivity._racing import Racing, losers, stretches
 from jaxprune.sensitivity._rows import Candidate, Intervals, Key, Row, Sample, joined, measured
-from jaxprune.sensitivity._table import Table
+from jaxprune.sensitivity._table import Share, Table
 
 CELLS = 48
 """Most candidates that go through the data together; the unpruned model is computed once for all of them."""
@@ -71,8 +71,8 @@ def scan(
     """
     if not len(batches):
         raise UserError('there are no batches to scan on: give at least one')
-    own = candidates[table.share.index :: table.share.count]
-    missing = [candidate for candidate in own if candidate.key not in table]
+    own = _own(candidates, table.share)
+    missing = [candidate for candidate in candidates if candidate.key in own and candidate.key not in table]
     done = sum(candidate.key in table for candidate in candidates)
     with progress.bar('scan', len(candidates), unit='cells', done=done) as advance:
 
@@ -83,8 +83,22 @@ def scan(
         loop = _Loop(engine, append, lambda steps: advance(steps=steps), sample_bytes(memory))
         loop.measure(missing, batches, racing)
         while not table.join(candidate.key for candidate in candidates):
+            waiting = [candidate.key for candidate in candidates if candidate.key not in table]
+            layer, rate = waiting[0]
+            advance(f'waits for {len(waiting)} cells of other processes, such as layer {layer} at {rate}', steps=0)
             time.sleep(_POLL_SECONDS)
     return [table.rows[candidate.key] for candidate in candidates]
+
+
+def _own(candidates: Sequence[Candidate], share: Share) -> set[Key]:
+    """Those of this process: the same in whatever order the candidates come."""
+    keys = sorted((candidate.key for candidate in candidates), key=_by_layer)
+    return set(keys[share.index :: share.count])
+
+
+def _by_layer(key: Key) -> tuple[bool, bool, Any, float]:
+    layer, rate = key
+    return layer is not None, isinstance(layer, str), layer or 0 if not isinstance(layer, str) else layer, rate
 
 
 @dataclasses.dataclass
@@ -97,6 +111,7 @@ class _Loop:
       advance: the progress, in cells.
       most_bytes: that samples of candidates that go together may take.
       together: how many candidates do; the first one shows how long one takes, and how much memory.
+      parts: how many times as many images there are in all as in the stretch that is measured.
     """
 
     engine: Engine
@@ -104,6 +119,7 @@ class _Loop:
     advance: Callable[[float], None]
     most_bytes: int
     together: int = 1
+    parts: float = 1
 
     def measure(self, candidates: Sequence[Candidate], batches: Batches, racing: Racing | None) -> None:
         """All of them, over all batches or, racing, as long as they may be chosen."""
@@ -112,6 +128,7 @@ class _Loop:
         kept: dict[Key, list[Sample]] = {candidate.key: [] for candidate in candidates}
         for start, stop in stretches(batches, racing):
             last = stop == len(batches)
+            self.parts = len(batches) / (stop - start)
 
             def keep(candidate: Candidate, sample: Sample, last: bool = last) -> None:
                 kept[candidate.key].append(sample)
@@ -142,7 +159,8 @@ class _Loop:
                 group, candidates = candidates[: self.together], candidates[self.together :]
                 collected = self._collect(group, batches, count)
                 if self.together == 1:
-                    self.together = self._fitting(time.perf_counter() - start, _bytes(collected[0].kept))
+                    seconds, size = time.perf_counter() - start, _bytes(collected[0].kept)
+                    self.together = self._fitting(seconds * self.parts, int(size * self.parts))
                 if before is not None:
                     before.result()
                 before = host.submit(lambda *each: list(map(done, *each)), group, collected)
@@ -168,7 +186,7 @@ class _Loop:
                 rows.append(Sample(int(valid.sum()), metric.kept(mine)))
             self.advance(len(group) * share / count)
 
-        for batch in batches:
+        for batch in map(checked, batches):
             for part in self.engine.parts(changed, batch):
                 share = len(part.valid) / len(batch.valid)
                 waiting.append((part.valid, share, self.engine.compute(changed, part)))

@@ -71,14 +71,22 @@ class Compiler:
 
     def _compile(self, part: Part, shapes: dict[Place, jax.ShapeDtypeStruct]) -> Program:
         """The program; where it reads lies as `shapes` says, and so does from then on what it writes."""
-        lowered = jax.jit(functools.partial(_evaluate, part)).lower(*(shapes[place] for place in part.reads))
-        text = lowered.as_text()
+        evaluate_part = jax.jit(
+            functools.partial(_evaluate, part), keep_unused=True
+        )  # else equal texts may read others
+        lowered = evaluate_part.lower(*(shapes[place] for place in part.reads))
+        # The text does not say which host function is called: such programs are not shared.
+        text = f'{id(part)}' if _calls_host(part) else lowered.as_text()
         if text not in self._programs:
             self._programs[text] = lowered.compile()
         program = self._programs[text]
         for place, sharding in zip(part.writes, program.output_shardings, strict=True):
             shapes[place] = shapes[place].update(sharding=sharding)
         return program
+
+
+def _calls_host(part: Part) -> bool:
+    return 'callback' in str([step.equation for step in part.steps])
 
 
 def _evaluate(part: Part, *arguments: Array) -> list[Array]:

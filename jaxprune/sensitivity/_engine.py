@@ -165,7 +165,7 @@ class Engine:
     def text(self, batch: Batch) -> str:
         """The programs of the model and of the metric, for a batch of this shape: what tells them from others."""
         given = jax.tree.map(abstract, (self.variables, batch.inputs, batch.labels))
-        variables, inputs, labels = given
+        variables, inputs, labels = jax.tree.map(lambda leaf: leaf.update(sharding=None), given)
         outputs = jax.eval_shape(self._predict, variables, inputs)
         model = jax.jit(self._predict).lower(variables, inputs).as_text()
         metric = jax.jit(self.metric.measure).lower(outputs, labels, outputs).as_text()

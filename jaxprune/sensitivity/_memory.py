@@ -68,7 +68,7 @@ def split(chain: Chain, again: Again, limit: int, *, rows: int, devices: int, at
     if least <= limit:
         return divisors[-1], size
     raise UserError(
-        f'{limit / 1e9:.2f} GB of memory are left for activations, and one image needs {least / 1e9:.2f} GB: '
+        f'{limit / 1e6:.1f} MB of memory are left for activations, and one image needs {least / 1e6:.1f} MB: '
         'raise the limit, or scan smaller images'
     )
 

@@ -63,6 +63,8 @@ def _scan(step: IterationSummary) -> dict[str, Any]:
         'heatmap': _sensitivity.heatmap(step),
         'curves': _sensitivity.curves(step),
         'largest_loss': _sensitivity.largest_loss(step),
+        'stopped': sum('stopped' in row for row in step.sensitivity),
+        'cells': sum(layer is not None for layer, _ in measured),
         'chosen': [(choice, measured.get((choice.layer, choice.rate))) for choice in step.chosen],
     }
 

@@ -177,6 +177,20 @@ def test_an_unfinished_scan_leaves_gaps(published, tmp_path):
     text = write_report(run, tmp_path / 'r.html').read_text(encoding='utf-8')
     assert len(re.findall('<svg', text)) == 3 + 2
     assert not re.search(r'\bnan\b', text, re.IGNORECASE)
+    assert 'stopped' not in text
+
+
+def test_a_race_is_said(published, tmp_path):
+    cells = (
+        {'layer': None, 'rate': 0, 'map50_95': 0.3},
+        {'layer': 3, 'rate': 0.5, 'map50_95': 0.2, 'stopped': {'images': 16}},
+        {'layer': 7, 'rate': 0.25, 'map50_95': 0.3},
+    )
+    step = IterationSummary(
+        index=1, map50_95_before_finetuning=0.1, map50_95_after=0.2, parameters=10, gflops=0.5, sensitivity=cells
+    )
+    run = RunSummary(title='t', baseline=published.baseline, iterations=(step,))
+    assert '1 of 2 cells were stopped by a race' in write_report(run, tmp_path / 'r.html').read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize(('before', 'message'), [(b'GIF89a', 'neither PNG nor JPEG'), ('missing.png', 'missing.png')])

@@ -110,7 +110,8 @@ def preview(path: Path, data_file: Path, **options: Any) -> list[dict[str, Any]]
     settings = ScanSettings(**options)
     task, plans = _prepare(path, data_file, dataclasses.replace(settings, images=None))
     candidates = task.candidates(plans)
-    rows = sensitivity.preview(candidates, gates(task, settings.images or PREVIEWED, seed=settings.seed))
+    images = PREVIEWED if settings.images is None else settings.images
+    rows = sensitivity.preview(candidates, gates(task, images, seed=settings.seed))
     found = {(row['layer'], row['rate']): row for row in rows}
     return [found[candidate.key] for candidate in sensitivity.order(candidates, rows)]
 

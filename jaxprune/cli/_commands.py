@@ -125,27 +125,7 @@ def scan(commands: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from jaxprune import pipeline
 
-        settings = {
-            'rates': options.rates,
-            'layers': options.layers,
-            'exclude': options.exclude,
-            'criterion': options.criterion,
-            'seed': options.seed,
-            'split': options.split,
-            'image_size': options.img,
-            'batch': options.batch,
-            'images': options.images,
-            'measured': options.metric,
-            'ordered': options.ordered,
-            'intervals': options.intervals,
-            'racing': options.racing,
-            'select': pipeline.SelectSettings(
-                params_layers=options.params_layers, flops_layers=options.flops_layers, map_power=options.map_power
-            ),
-            'memory': options.memory,
-            'conf': options.conf,
-            'iou': options.iou,
-        }
+        settings = _scan_settings(options)
         if options.preview:
             _print.preview(pipeline.preview(options.model, options.data, **settings), as_json=options.json)
         elif options.estimate:
@@ -188,6 +168,32 @@ def scan(commands: Any) -> None:
     what.add_argument('--preview', action='store_true', help='only estimate what each cell costs, from derivatives')
     arguments.output(what, 'table to write or to go on with, a row per line', required=False)
     arguments.json(parser)
+
+
+def _scan_settings(options: argparse.Namespace) -> dict[str, Any]:
+    from jaxprune import pipeline
+
+    return {
+        'rates': options.rates,
+        'layers': options.layers,
+        'exclude': options.exclude,
+        'criterion': options.criterion,
+        'seed': options.seed,
+        'split': options.split,
+        'image_size': options.img,
+        'batch': options.batch,
+        'images': options.images,
+        'measured': options.metric,
+        'ordered': options.ordered,
+        'intervals': options.intervals,
+        'racing': options.racing,
+        'select': pipeline.SelectSettings(
+            params_layers=options.params_layers, flops_layers=options.flops_layers, map_power=options.map_power
+        ),
+        'memory': options.memory,
+        'conf': options.conf,
+        'iou': options.iou,
+    }
 
 
 def _share(text: str | None) -> Any:

@@ -1,7 +1,6 @@
 """What `scan` does."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,14 +76,8 @@ def scan(
         share=share,
         intervals=sensitivity.Intervals(keep=kept) if wanted else None,
         racing=race(task, settings.select, settings.racing, settings.seed),
-        memory=_bytes(settings.memory),
+        memory=sensitivity.checked_memory(None if settings.memory is None else settings.memory * 1e9),
     )
-
-
-def _bytes(gigabytes: float | None) -> int | None:
-    if gigabytes is not None and not 0 < gigabytes < math.inf:
-        raise UserError(f'a limit of {gigabytes} GB of memory: give a number above 0')
-    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 def race(
@@ -170,10 +163,10 @@ def scan_model(
     ranked = ranking if ranking[0] == 'random' else ranking[:1]
     batches = task.batches  # refuses what does not fit before there is a table
     candidates = task.candidates(plans)
-    if ordered:
-        candidates = sensitivity.order(candidates, sensitivity.preview(candidates, gates(task, PREVIEWED)))
     table = sensitivity.Table(output, task.digest(*ranked, repr(intervals), repr(racing)), share=share)
     try:
+        if ordered and any(candidate.key not in table for candidate in candidates):
+            candidates = sensitivity.order(candidates, sensitivity.preview(candidates, gates(task, PREVIEWED)))
         return sensitivity.scan(
             task.scanned,
             candidates,

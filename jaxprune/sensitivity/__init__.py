@@ -3,6 +3,7 @@
 from jaxprune.sensitivity._any_model import candidates, checked_rates, scan_model
 from jaxprune.sensitivity._engine import Batch, Model, devices
 from jaxprune.sensitivity._estimate import Estimate, estimate
+from jaxprune.sensitivity._memory import checked_memory
 from jaxprune.sensitivity._metrics import Mean, Metric, distance, top1
 from jaxprune.sensitivity._preview import order, preview
 from jaxprune.sensitivity._racing import Racing
@@ -23,6 +24,7 @@ __all__ = [
     'Share',
     'Table',
     'candidates',
+    'checked_memory',
     'checked_rates',
     'devices',
     'distance',

@@ -10,6 +10,7 @@ from jaxprune import pruning, trees
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph
 from jaxprune.sensitivity._engine import Batch, Engine, Model, checked
+from jaxprune.sensitivity._memory import checked_memory
 from jaxprune.sensitivity._metrics import Metric
 from jaxprune.sensitivity._racing import Racing
 from jaxprune.sensitivity._rows import Candidate, Intervals
@@ -79,7 +80,7 @@ def scan_model(
     exclude: Iterable[str] = (),
     intervals: Intervals | None = None,
     racing: Racing | None = None,
-    memory: int | None = None,
+    memory: float | None = None,
     share: Share | None = None,
 ) -> list[dict[str, Any]]:
     """Measures what pruning each group of a model alone would cost, into a table that goes on where it stopped.
@@ -108,6 +109,7 @@ def scan_model(
       UserError: where the table was measured with another model, data set, plan or metric.
     """
     cells = candidates(graph, variables, rates, criterion=criterion, seed=seed, exclude=exclude)
+    given: dict[str, Any] = {'intervals': intervals, 'racing': racing, 'memory': checked_memory(memory)}
     model = Model(apply, variables)
     batches = [checked(batch) for batch in batches]
     digest = trees.digest(
@@ -117,7 +119,6 @@ def scan_model(
         *(metric.name, criterion, seed, repr(intervals), repr(racing)),
     )
     table = Table(output, digest, share=share)
-    given: dict[str, Any] = {'intervals': intervals, 'racing': racing, 'memory': memory}
     try:
         return scan(model, cells, batches=batches, metric=metric, table=table, **given)
     finally:

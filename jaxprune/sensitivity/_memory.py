@@ -1,5 +1,6 @@
 """How much memory the values of a chain take, and how a batch is split so that they stay within a limit."""
 
+import math
 import resource
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -86,6 +87,13 @@ def _peak(chain: Chain, numbers: Sequence[int], kept: Iterable[Place]) -> int:
 def _bytes(chain: Chain, places: Iterable[Place]) -> int:
     shapes = (chain.shapes[place] for place in places)
     return sum(int(np.prod(shape.shape)) * shape.dtype.itemsize for shape in shapes)
+
+
+def checked_memory(memory: float | None) -> int | None:
+    """A limit as a whole number of bytes; `UserError` for what is no number above 0."""
+    if memory is not None and not 0 < memory < math.inf:
+        raise UserError(f'a limit of {memory / 1e9:g} GB of memory: give a number above 0')
+    return None if memory is None else int(memory)
 
 
 def sample_bytes(memory: int | None) -> int:

@@ -92,13 +92,8 @@ def scan(
 
 def _own(candidates: Sequence[Candidate], share: Share) -> set[Key]:
     """Those of this process: the same in whatever order the candidates come."""
-    keys = sorted((candidate.key for candidate in candidates), key=_by_layer)
+    keys = sorted((candidate.key for candidate in candidates), key=repr)
     return set(keys[share.index :: share.count])
-
-
-def _by_layer(key: Key) -> tuple[bool, bool, Any, float]:
-    layer, rate = key
-    return layer is not None, isinstance(layer, str), layer or 0 if not isinstance(layer, str) else layer, rate
 
 
 @dataclasses.dataclass

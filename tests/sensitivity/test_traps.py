@@ -135,8 +135,8 @@ def test_valid_of_other_kinds(tmp_path):
 def test_processes_have_the_same_shares_in_whatever_order():
     keys = [(None, 0), *((layer, rate) for layer in (3, 'b', 12, 'a') for rate in (0.5, 0.25))]
     cells = [Candidate(layer=layer, rate=rate, plan=None, cost={}) for layer, rate in keys]
-    shares = [_own(cells[:: 1 - 2 * index], sensitivity.Share(index, 3)) for index in range(3) if index < 2]
-    shares.append(_own(cells, sensitivity.Share(2, 3)))
+    orders = (cells, cells[::-1], cells[4:] + cells[:4])
+    shares = [_own(order, sensitivity.Share(index, 3)) for index, order in enumerate(orders)]
     assert set.union(*shares) == set(keys)
     assert sum(map(len, shares)) == len(keys)
 
@@ -166,8 +166,10 @@ def test_a_figure_that_some_resamples_lack(tmp_path):
         ({'rates': ['half']}, 'give several numbers'),
         ({'rates': []}, 'no group or no rate is left'),
         ({'intervals': sensitivity.Intervals(keep=('nope',))}, "no figure 'nope'"),
-        ({'memory': 0}, r'a limit of 0\.00 GB of memory is too low'),
-        ({'memory': -5}, 'too low'),
+        ({'memory': 0}, 'a limit of 0 GB of memory: give a number above 0'),
+        ({'memory': -5}, 'give a number above 0'),
+        ({'memory': float('inf')}, 'a limit of inf GB'),
+        ({'memory': 2.5e6}, r'a limit of 0\.00 GB of memory is too low'),
     ],
 )
 def test_requests_that_cannot_be_met(options, message, tmp_path):

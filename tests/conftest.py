@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import unittest.mock
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 os.environ['JAX_ENABLE_COMPILATION_CACHE'] = '0'  # processes that tests start keep nothing in the user's folders
+os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
 QUICK = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -46,6 +48,13 @@ def pytest_runtest_setup(item):
         os.environ[QUICK] = quick  # for processes that the test starts
         jax.config.update(QUICK.lower(), quick == '1')
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _own_variables():
+    """What a test, or a command in it, puts into the environment ends with the test."""
+    with unittest.mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope='session')

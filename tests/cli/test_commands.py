@@ -111,7 +111,7 @@ def test_selecting_from_tables_that_are_none(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(('mistake', 'code'), [(KeyboardInterrupt(), 130), (UserError('no'), 2)])
-def test_a_process_that_fails_does_not_wait_for_the_device(capsys, monkeypatch, mistake, code):
+def test_a_process_that_fails_does_not_wait_for_the_device(capsys, monkeypatch, tmp_path, mistake, code):
     """An interpreter that goes away under a running program of the device crashes, as Ctrl-C in a scan showed."""
 
     def fail(*_, **__):
@@ -122,6 +122,7 @@ def test_a_process_that_fails_does_not_wait_for_the_device(capsys, monkeypatch, 
 
     monkeypatch.setattr(pipeline, 'info', fail)
     monkeypatch.setattr(sys, 'argv', ['jaxprune', 'info', 'model'])
+    monkeypatch.setenv('JAXPRUNE_CACHE', str(tmp_path))
     monkeypatch.setattr(os, '_exit', leave)
     with pytest.raises(RuntimeError, match=f'left with {code}'):
         main()

@@ -15,7 +15,7 @@ from jaxprune import data, detection, evaluation, models, pruning, sensitivity, 
 from jaxprune.errors import UserError
 from jaxprune.pipeline import _evaluate
 from jaxprune.pipeline._evaluate import ORIGINAL, NmsSettings
-from jaxprune.pipeline._scan_loss import Heads, LossMetric, most_boxes, padded_targets
+from jaxprune.pipeline._scan_loss import Heads, ImageLoss, most_boxes, padded_targets
 
 Measured = Literal['map', 'loss', 'distance']
 Plans = Mapping[tuple[int | None, float], pruning.Plan]
@@ -65,7 +65,7 @@ class DetectionScan:
     def metric(self) -> sensitivity.Metric:
         """What `measured` names."""
         if self.measured == 'loss':
-            return self._loss
+            return sensitivity.Mean('loss', self._loss)
         if self.measured == 'distance':
             return sensitivity.Mean('distance', sensitivity.distance)
         return DetectionMetric(_evaluate.targets(self.dataset, self.image_size), self.model.spec, self.settings)
@@ -82,8 +82,8 @@ class DetectionScan:
         return trees.digest(*inputs, *ranking, *_evaluate.dataset_digest(self.dataset))
 
     @property
-    def _loss(self) -> LossMetric:
-        return LossMetric.of(self.model.spec, self.image_size)
+    def _loss(self) -> ImageLoss:
+        return ImageLoss.of(self.model.spec, self.image_size)
 
     def candidates(self, plans: Plans) -> list[sensitivity.Candidate]:
         """The cells, with what each model would cost."""

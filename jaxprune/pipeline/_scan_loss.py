@@ -1,4 +1,4 @@
-"""A detector's training loss as what a scan measures: one number per image, whatever batch the image stands in."""
+"""A detector's training loss as what a scan measures: of every image, whatever batch it stands in."""
 
 import dataclasses
 from typing import Any, Self
@@ -10,12 +10,11 @@ from jaxtyping import Array, Float
 from jaxprune import data, detection, models
 
 Heads = tuple[Float[Array, 'b h w a p'], ...]
-PerImage = dict[str, Float[np.ndarray, ' n']]
 
 
 @dataclasses.dataclass(frozen=True)
-class LossMetric:
-    """The anchor-matched loss, and its components, weighted as in training.
+class ImageLoss:
+    """The anchor-matched loss of every image, and its components, weighted as in training.
 
     Each image is a batch of its own: the figures are means over images, and do not depend on how they were batched. (In
     training the components are means over all boxes of a batch.)
@@ -29,7 +28,6 @@ class LossMetric:
     anchors: tuple[tuple[tuple[float, float], ...], ...]
     strides: tuple[int, ...]
     config: detection.LossConfig
-    name: str = 'loss'
 
     @classmethod
     def of(cls, spec: models.ArchSpec, image_size: int) -> Self:
@@ -38,7 +36,7 @@ class LossMetric:
         scaled = weights.scaled(levels=len(spec.strides), classes=len(spec.classes), image_size=image_size)
         return cls(spec.anchors, spec.strides, scaled)
 
-    def measure(self, outputs: Heads, labels: Any, unpruned: Any) -> dict[str, Float[Array, ' b']]:
+    def __call__(self, outputs: Heads, labels: Any, unpruned: Any = None) -> dict[str, Float[Array, ' b']]:
         """`loss`, `loss_box`, `loss_obj`, `loss_cls` of raw heads and the labels of `padded_targets`."""
 
         def of_image(heads: Heads, targets: Array, valid: Array) -> dict[str, Array]:
@@ -49,15 +47,6 @@ class LossMetric:
             return {'loss': loss, **{f'loss_{name}': part for name, part in parts._asdict().items()}}
 
         return jax.vmap(of_image)(outputs, labels['targets'], labels['boxes'])
-
-    def kept(self, statistics: PerImage) -> PerImage:
-        """All of them."""
-        return statistics
-
-    def figures(self, kept: PerImage, weights: Float[np.ndarray, 'r n']) -> dict[str, np.ndarray]:
-        """The means."""
-        total = weights.sum(axis=1)
-        return {name: weights @ np.asarray(values, np.float64) / total for name, values in kept.items()}
 
 
 def most_boxes(dataset: data.DetectionDataset) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from jaxprune import data, models, progress, pruning
 from jaxprune.pipeline import _evaluate
 from jaxprune.pipeline._scan_detection import DetectionScan, drawn, raw_heads
-from jaxprune.pipeline._scan_loss import LossMetric, most_boxes, padded_targets
+from jaxprune.pipeline._scan_loss import ImageLoss, most_boxes, padded_targets
 
 
 def gates(task: DetectionScan, images: int, *, seed: int = 0) -> pruning.Evidence:
@@ -31,10 +31,10 @@ def gates(task: DetectionScan, images: int, *, seed: int = 0) -> pruning.Evidenc
     _evaluate.check_classes(some, spec)
     models.check_size(spec, task.image_size, task.image_size)
     opened = data.EvalBatches(some, task.image_size, batch=1, group=len(some), stride=spec.max_stride, keep_bytes=None)
-    metric, length = LossMetric.of(spec, task.image_size), most_boxes(some)
+    losses, length = ImageLoss.of(spec, task.image_size), most_boxes(some)
 
     def loss(variables: models.Variables, batch: Any) -> Array:
-        return metric.measure(raw_heads(task.model, variables, batch['images']), batch, None)['loss'][0]
+        return losses(raw_heads(task.model, variables, batch['images']), batch)['loss'][0]
 
     with progress.bar('preview', len(some), unit='images') as advance:
 

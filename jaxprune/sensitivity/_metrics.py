@@ -46,31 +46,35 @@ class Metric(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A figure that is the mean of one number per image.
+    """Figures that are means of one number per image.
 
     Attributes:
       name: of the column.
-      function: (outputs, labels, unpruned outputs) -> `[b]`.
+      function: (outputs, labels, unpruned outputs) -> `[b]`, or a mapping from names of columns to such numbers.
     """
 
     name: str
-    function: Callable[[Any, Any, Any], Float[Array, ' b']]
+    function: Callable[[Any, Any, Any], Float[Array, ' b'] | Mapping[str, Float[Array, ' b']]]
 
-    def measure(self, outputs: Any, labels: Any, unpruned: Any) -> Float[Array, ' b']:
-        """The numbers."""
-        numbers = self.function(outputs, labels, unpruned)
-        if np.ndim(numbers) != 1:
-            raise UserError(f'the metric {self.name!r} gives {np.shape(numbers)}: it has to give a number per image')
-        return numbers
+    def measure(self, outputs: Any, labels: Any, unpruned: Any) -> dict[str, Float[Array, ' b']]:
+        """The numbers, by column."""
+        found = self.function(outputs, labels, unpruned)
+        columns = dict(found) if isinstance(found, Mapping) else {self.name: found}
+        for name, numbers in columns.items():
+            if np.ndim(numbers) != 1:
+                raise UserError(f'the metric {name!r} gives {np.shape(numbers)}: it has to give a number per image')
+        return columns
 
-    def kept(self, statistics: Float[np.ndarray, ' n']) -> Float[np.ndarray, ' n']:
+    def kept(self, statistics: Mapping[str, Float[np.ndarray, ' n']]) -> Mapping[str, Float[np.ndarray, ' n']]:
         """All of them."""
         return statistics
 
-    def figures(self, kept: Float[np.ndarray, ' n'], weights: Float[np.ndarray, 'r n']) -> dict[str, np.ndarray]:
-        """The mean."""
-        values = np.asarray(kept, np.float64)
-        return {self.name: weights @ values / weights.sum(axis=1)}
+    def figures(
+        self, kept: Mapping[str, Float[np.ndarray, ' n']], weights: Float[np.ndarray, 'r n']
+    ) -> dict[str, np.ndarray]:
+        """The means."""
+        total = weights.sum(axis=1)
+        return {name: weights @ np.asarray(values, np.float64) / total for name, values in kept.items()}
 
 
 def top1(logits: Float[Array, 'b classes'], labels: Int[Array, ' b'], unpruned: Any = None) -> Float[Array, ' b']:

@@ -6,12 +6,13 @@ those of the others; whoever finds the table complete joins them.
 
 import contextlib
 import dataclasses
+import fcntl
 import glob
 import json
 import os
 import pathlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
 
 import jax
 
@@ -53,13 +54,16 @@ class Table:
     def __init__(self, path: str | os.PathLike[str], settings: str, *, share: Share | None = None) -> None:
         """Reads the rows that are there; a last line that was cut off by a kill is dropped.
 
+        Until `close`, no other process can add to the file.
+
         Args:
           path: the table.
           settings: digest of everything that the rows depend on.
           share: of this process; None: `own_share()`.
 
         Raises:
-          UserError: where the file is not a table, was measured with other settings, or cannot be written.
+          UserError: where the file is not a table, was measured with other settings, is being added to by another
+            process, or cannot be written.
         """
         self._path = pathlib.Path(path)
         self._settings = settings
@@ -67,12 +71,14 @@ class Table:
         shard = f'{self._path.name}.shard-{self.share.index}'
         self._own = self._path if self.share.count == 1 else self._path.with_name(shard)
         self.rows: dict[Key, dict[str, Any]] = {}
-        self.refresh()
-        _rewrite(self._own, self._read(self._own))
+        self.refresh()  # refuses what is no table before there is a file
+        self._file = _opened(self._own)
         try:
-            self._file = self._own.open('a', encoding='utf-8')
-        except OSError as error:
-            raise UserError(f'{self._own}: cannot be written ({error.strerror}); name another file') from error
+            self._mend()
+            self.refresh()
+        except UserError:
+            self.close()
+            raise
 
     def __contains__(self, key: Key) -> bool:
         return key in self.rows
@@ -85,13 +91,8 @@ class Table:
     def append(self, row: dict[str, Any]) -> None:
         """Adds a measured row and flushes it to the disk."""
         self.rows[row['layer'], row['rate']] = row
-        try:
+        with self._writing():
             self._file.write(self._line(row))
-            self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f'{self._own}: cannot be written ({error.strerror}); rows before this one are kept'
-            ) from error
 
     def join(self, keys: Iterable[Key]) -> bool:
         """Whether all these rows are there; if so, the table has them in this order, and the shards are gone."""
@@ -126,16 +127,44 @@ class Table:
             )
         return rows
 
+    def _mend(self) -> None:
+        """Leaves whole rows in the file: a last one that was cut off goes."""
+        lines = self._own.read_text(encoding='utf-8').splitlines(keepends=True)
+        rows = lines[: len(self._read(self._own))]
+        with self._writing():
+            self._file.truncate(len(''.join(rows).encode()))
+            if rows and not rows[-1].endswith('\n'):
+                self._file.write('\n')
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f'{self._own}: cannot be written ({error.strerror}); rows up to here are kept') from error
+
     def _line(self, row: dict[str, Any]) -> str:
         return json.dumps({**row, _SETTINGS: self._settings}) + '\n'
 
 
-def _rewrite(file: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """Leaves the rows and nothing else in a file."""
-    text = ''.join(json.dumps(row) + '\n' for row in rows)
-    if file.exists() and file.read_text(encoding='utf-8') == text:
-        return
-    files.write_text(file, text)
+def _opened(file: pathlib.Path) -> IO[str]:
+    """To be added to, by one process at a time; the system forgets the lock when the process ends, however it ends."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        opened = file.open('a', encoding='utf-8')
+    except OSError as error:
+        raise UserError(f'{file}: cannot be written ({error.strerror}); name another file') from error
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        opened.close()
+        raise UserError(
+            f'{file}: another process is measuring it; wait for its end, or give every process a share of its own'
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    return opened
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

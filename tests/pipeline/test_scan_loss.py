@@ -15,7 +15,7 @@ from jaxprune import checkpoint, data, detection, models, pipeline, pruning
 from jaxprune.detection import _assign
 from jaxprune.errors import UserError
 from jaxprune.pipeline import _scan, _scan_detection, _scan_preview
-from jaxprune.pipeline._scan_loss import LossMetric, most_boxes, padded_targets
+from jaxprune.pipeline._scan_loss import ImageLoss, most_boxes, padded_targets
 from jaxprune.sensitivity._preview import preview
 
 SIZE = 64
@@ -60,7 +60,8 @@ def test_it_is_the_originals_loss(golden, name):
     hyper = json.loads((golden / 'loss' / f'{name}.json').read_text())['hyp']
     hyper.pop('iou_t')
     heads = tuple(jnp.asarray(np.moveaxis(arrays[f'pred{level}'], 1, 3)) for level in range(3))
-    anchors = tuple(map(tuple, (arrays['anchors_grid_units'] * arrays['stride'][:, None, None]).tolist()))
+    pixels = (arrays['anchors_grid_units'] * arrays['stride'][:, None, None]).tolist()
+    anchors = tuple(tuple(map(tuple, level)) for level in pixels)
     strides = tuple(int(stride) for stride in arrays['stride'])
     rows = arrays['targets'].astype(np.float32)
     length = 9
@@ -69,7 +70,7 @@ def test_it_is_the_originals_loss(golden, name):
         own = rows[rows[:, 0] == image, 1:]
         targets[image, : len(own)], boxes[image, : len(own)] = own, True
     labels, config = {'targets': targets, 'boxes': boxes}, detection.LossConfig(**hyper)
-    whole = jax.jit(LossMetric(anchors, strides, config).measure)(heads, labels, None)
+    whole = jax.jit(ImageLoss(anchors, strides, config))(heads, labels)
     expected = dict(zip(FIGURES[1:], arrays['box_obj_cls_total'], strict=False))
     np.testing.assert_allclose(np.mean(whole['loss_obj']), expected['loss_obj'], rtol=1e-6)
     np.testing.assert_allclose(whole['loss'], sum(whole[figure] for figure in FIGURES[1:]), rtol=1e-6)
@@ -77,8 +78,8 @@ def test_it_is_the_originals_loss(golden, name):
     summed = {'loss_box': 0.0, 'loss_cls': 0.0}
     differ = []
     for level in range(3):
-        alone = LossMetric(anchors[level : level + 1], strides[level : level + 1], config)
-        measured = jax.jit(alone.measure)(heads[level : level + 1], labels, None)
+        alone = ImageLoss(anchors[level : level + 1], strides[level : level + 1], config)
+        measured = jax.jit(alone)(heads[level : level + 1], labels)
         side = np.array(anchors[level], np.float32) / strides[level]
         matches = _assign.match(targets[..., 1:], boxes, jnp.asarray(side), heads[level].shape[1:3], config.anchor_t)
         counts = np.asarray(matches.valid).sum(axis=1)
@@ -191,7 +192,7 @@ def test_gates_are_derivatives_of_the_loss(task):
     plans = _scan.plan_cells(task.model, task.variables, [0.5], layers=LAYERS)
     candidates = task.candidates(plans)
     rows = {(row['layer'], row['rate']): row for row in preview(candidates, evidence)}
-    metric = LossMetric.of(task.model.spec, SIZE)
+    losses = ImageLoss.of(task.model.spec, SIZE)
     length = most_boxes(task.dataset)
     (spread,) = {len(gates) for gates in evidence.gates.values()}
     assert spread == len(SHAPES)
@@ -201,7 +202,7 @@ def test_gates_are_derivatives_of_the_loss(task):
         def along(t):
             mixed = jax.tree.map(lambda old, new: old + t * (new - old), task.variables, masked)
             heads = models.forward(task.model, mixed, images.astype(jnp.float32) / 255)
-            return metric.measure(heads, labels, None)['loss'][0]
+            return losses(heads, labels)['loss'][0]
 
         return jax.grad(along)(jnp.float32(0))
 

@@ -84,7 +84,9 @@ def test_parts_give_the_same_statistics(limit, parts):
     for number, leaves in enumerate(changed):
         masked = {name: leaves.get(index, variables[name]) for index, name in enumerate(WIDTHS)}
         expected = np.asarray(network(masked, x)).sum(axis=1) + np.arange(ROWS)
-        np.testing.assert_allclose(np.concatenate([part[number] for part in found]), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            np.concatenate([part[number]['sum'] for part in found]), expected, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_a_limit_that_cannot_be_met(tmp_path):

@@ -121,12 +121,14 @@ def test_who_loses():
         purpose={},
     )
     metric = sensitivity.Mean('loss', lambda *_: None)
-    lost = losers(first, metric, candidates, [[Sample(64, row)] for row in numbers])
+    lost = losers(first, metric, candidates, [[Sample(64, {'loss': row})] for row in numbers])
     assert lost == {(2, 0.5), (3, 0.5)}
     # Noise that all have in common says nothing against a small difference.
     common = rng.normal(size=64) * 10
     numbers = common + means[:, None] + rng.normal(size=(4, 64)) * 0.01
-    lost = losers(first, metric, candidates, [[Sample(32, row[:32]), Sample(32, row[32:])] for row in numbers])
+    lost = losers(
+        first, metric, candidates, [[Sample(32, {'loss': half}) for half in np.split(row, 2)] for row in numbers]
+    )
     assert lost == {(1, 0.5), (2, 0.5), (3, 0.5)}
 
 

@@ -48,6 +48,28 @@ def test_shards_that_a_single_process_goes_on_with(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_editor_that_drops_the_last_line_break_drops_no_row(tmp_path):
+    path = tmp_path / 'scan.jsonl'
+    written(path, ROWS[:1])
+    path.write_text(path.read_text().removesuffix('\n'))
+    written(path, ROWS[1:])
+    assert read_rows(path) == ROWS
+
+
+@pytest.mark.parametrize('share', [Share(), Share(1, 2)])
+def test_one_process_at_a_time_adds_to_a_file(tmp_path, share):
+    path = tmp_path / 'scan.jsonl'
+    first = Table(path, 'settings', share=share)
+    first.append(ROWS[0])
+    with pytest.raises(UserError, match=r'scan\.jsonl.*: another process is measuring it'):
+        Table(path, 'settings', share=share)
+    other = Table(path, 'settings', share=Share(0, 2))
+    assert (None, 0) in other
+    other.close()
+    first.close()
+    Table(path, 'settings', share=share).close()
+
+
 def test_rows_of_other_settings_are_refused(tmp_path):
     written(tmp_path / 'scan.jsonl', ROWS)
     with pytest.raises(UserError, match='another model, data set or options'):

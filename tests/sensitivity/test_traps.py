@@ -149,7 +149,7 @@ def test_a_figure_that_some_resamples_lack(tmp_path):
 
     metric = Sometimes('mean', mean)
     intervals = sensitivity.Intervals(resamples=5, keep=('mean', 'never'))
-    row = measured(metric, Sample(4, np.arange(4.0)), intervals)
+    row = measured(metric, Sample(4, {'mean': np.arange(4.0)}), intervals)
     assert row['never'] is None
     assert row['never_interval'] == [None, None]
     assert row['never_resamples'] == [None] * 5
@@ -162,6 +162,7 @@ def test_a_figure_that_some_resamples_lack(tmp_path):
         ({'metric': sensitivity.Mean('rate', mean)}, "a figure named 'rate', which is another column"),
         ({'metric': sensitivity.Mean('parameters', mean)}, "a figure named 'parameters'"),
         ({'metric': sensitivity.Mean('mean', lambda *given: mean(*given).sum())}, r"'mean' gives \(\)"),
+        ({'metric': sensitivity.Mean('two', lambda *given: {'all': mean(*given).sum()})}, r"'all' gives \(\)"),
         ({'rates': 0.5}, 'give several numbers'),
         ({'rates': ['half']}, 'give several numbers'),
         ({'rates': []}, 'no group or no rate is left'),

@@ -1,6 +1,7 @@
 """What `scan` does."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,11 +111,16 @@ def preview(path: Path, data_file: Path, **options: Any) -> list[dict[str, Any]]
 
 
 def estimate(path: Path, data_file: Path, **options: Any) -> sensitivity.Estimate:
-    """How long `scan` will take and how much memory, from one batch; `options` are those of `ScanSettings`."""
+    """How long `scan` will take, with reading the model, and how much memory, from one batch.
+
+    `options` are those of `ScanSettings`.
+    """
+    start = time.perf_counter()
     task, plans = _prepare(path, data_file, ScanSettings(**options))
     candidates = task.candidates(plans)
     batches = task.batches
-    return sensitivity.estimate(
+    preparing = time.perf_counter() - start
+    found = sensitivity.estimate(
         task.scanned,
         candidates,
         batches=batches,
@@ -122,6 +128,7 @@ def estimate(path: Path, data_file: Path, **options: Any) -> sensitivity.Estimat
         sizes=batches.sizes,
         inputs_bytes=min(3 * sum(batches.sizes), data.KEEP_BYTES),
     )
+    return dataclasses.replace(found, seconds=found.seconds + preparing)
 
 
 def _prepare(path: Path, data_file: Path, settings: ScanSettings) -> tuple[DetectionScan, 'Plans']:

@@ -205,6 +205,18 @@ def test_estimate(start, capsys):
     assert '2 h 30 min' in (text := capsys.readouterr().out) and '5.0 GB on each device' in text
 
 
+def test_an_estimate_counts_the_time_that_reading_takes(start, monkeypatch):
+    def slow(*given):
+        time.sleep(0.2)
+        return load(*given)
+
+    load = checkpoint.load
+    rest = sensitivity.Estimate(seconds=1, compile_seconds=0, cells=1, computed=1, host_bytes=0, device_bytes=None)
+    monkeypatch.setattr(checkpoint, 'load', slow)
+    monkeypatch.setattr(sensitivity, 'estimate', lambda *_, **__: rest)
+    assert pipeline.estimate(*start, image_size=SIZE).seconds > 1.2
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -3,7 +3,7 @@
     python benchmarks/estimated_scans.py MODEL_DIR DATA.yaml [--scan='OPTIONS' ...]
 
 Every estimate and every scan is the command in a fresh process that finds no compiled programs on the disk.
-`--scan='--img 320 --metric loss'` says which scan; several can be given. Last on each line: what was said as a share of what it took.
+`--scan='--img 320 --metric loss'` says which scan; several can be given. The ratios are what was said to what it took.
 """
 
 import argparse

@@ -100,13 +100,21 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's contents; `UserError` where it cannot be read."""
+    try:
+        with pathlib.Path(path).open('rb') as content:
+            return hashlib.file_digest(content, 'sha256').hexdigest()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+
+
 def digest(directory: Path) -> str:
     """A short digest of all files in a directory, their names and contents; hidden ones do not count."""
     root, state = pathlib.Path(directory), hashlib.sha256()
     for file in sorted(path for path in root.rglob('*') if path.is_file() and path.name[0] != '.'):
         state.update(file.relative_to(root).as_posix().encode() + b'\0')
-        with file.open('rb') as content:
-            state.update(hashlib.file_digest(content, 'sha256').digest())
+        state.update(bytes.fromhex(file_digest(file)))
     return state.hexdigest()[:32]
 
 

@@ -1,6 +1,7 @@
 """Arguments that several commands share."""
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,36 @@ def command(commands: Any, name: str, run: Callable[[argparse.Namespace], None],
     parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + '.')
     parser.set_defaults(run=run)
     return parser
+
+
+def _number(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """A type of arguments: numbers of a kind that fit."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f'{text}: give {wanted}')
+        return value
+
+    return read
+
+
+_WHOLE = _number(int, lambda value: value >= 0, 'a whole number, 0 or more')
+_CONFIDENCE = _number(float, lambda value: 0.5 <= value < 1, 'a number from 0.5 to below 1, such as 0.95')
+_POSITIVE = _number(float, lambda value: 0 < value < math.inf, 'a number above 0')
+
+
+def _part(text: str) -> tuple[int, int]:
+    """`I/N`."""
+    index, _, count = text.partition('/')
+    if not (text.isascii() and index.isdecimal() and count.isdecimal() and int(count)):
+        raise argparse.ArgumentTypeError(f'{text}: give I/N, such as 0/2 and 1/2 for two processes')
+    if int(index) >= int(count):
+        raise argparse.ArgumentTypeError(f'{text}: shares are counted from 0 to {int(count) - 1}')
+    return int(index), int(count)
 
 
 def output(parser: Any, text: str, *, required: bool = True) -> None:
@@ -46,6 +77,7 @@ def share(parser: Any) -> None:
     several = parser.add_mutually_exclusive_group()
     several.add_argument(
         '--share',
+        type=_part,
         metavar='I/N',
         help='do part I of N, counted from 0; the other parts are done by other processes with the same output, which '
         'need not know of each other',
@@ -56,6 +88,13 @@ def share(parser: Any) -> None:
         metavar='HOST:PORT N I',
         help='this is process I of N of one JAX job (a TPU pod), whose first process listens at HOST:PORT; nothing '
         'follows where JAX finds them itself',
+    )
+
+
+def memory(parser: Any) -> None:
+    """How much of it may be used."""
+    parser.add_argument(
+        '--memory', type=_POSITIVE, metavar='GB', help='most memory: of each accelerator, or else in all'
     )
 
 
@@ -113,7 +152,7 @@ def racing(parser: Any) -> None:
     """How far a scan tries it."""
     parser.add_argument(
         '--racing',
-        type=float,
+        type=_CONFIDENCE,
         nargs='?',
         const=0.95,
         metavar='CONFIDENCE',
@@ -123,7 +162,7 @@ def racing(parser: Any) -> None:
 
 def seed(parser: Any, text: str) -> None:
     """Where random numbers start."""
-    parser.add_argument('--seed', type=int, default=0, help=f'{text} (0)')
+    parser.add_argument('--seed', type=_WHOLE, default=0, help=f'{text} (0)')
 
 
 def least(parser: Any) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 from jaxprune.cli import _arguments as arguments
 from jaxprune.cli import _models, _print
-from jaxprune.errors import UserError
 
 
 def prune(commands: Any) -> None:
@@ -123,15 +122,17 @@ def scan(commands: Any) -> None:
     """`jaxprune scan`."""
 
     def run(options: argparse.Namespace) -> None:
-        from jaxprune import pipeline
+        from jaxprune import pipeline, sensitivity
 
         settings = _scan_settings(options)
+        share = None if options.share is None else sensitivity.Share(*options.share)  # None: as JAX says
         if options.preview:
             _print.preview(pipeline.preview(options.model, options.data, **settings), as_json=options.json)
         elif options.estimate:
-            _print.estimate(pipeline.estimate(options.model, options.data, **settings), as_json=options.json)
+            found = pipeline.estimate(options.model, options.data, share=share, **settings)
+            _print.estimate(found, as_json=options.json, raced=options.racing is not None)
         else:
-            rows = pipeline.scan(options.model, options.data, options.output, share=_share(options.share), **settings)
+            rows = pipeline.scan(options.model, options.data, options.output, share=share, **settings)
             _print.scanned(rows, as_json=options.json)
 
     parser = arguments.command(commands, 'scan', run, 'measure what pruning each layer alone would cost')
@@ -161,7 +162,7 @@ def scan(commands: Any) -> None:
     arguments.numbers_of_layers(less)
     less.add_argument('--ordered', action='store_true', help='first the cells that promise most, by a preview')
     where = parser.add_argument_group('resources')
-    where.add_argument('--memory', type=float, metavar='GB', help='most memory: of each accelerator, or else in all')
+    arguments.memory(where)
     arguments.share(where)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--estimate', action='store_true', help='only say how long it will take and how much memory')
@@ -194,18 +195,6 @@ def _scan_settings(options: argparse.Namespace) -> dict[str, Any]:
         'conf': options.conf,
         'iou': options.iou,
     }
-
-
-def _share(text: str | None) -> Any:
-    """`I/N`; None: as JAX says."""
-    from jaxprune import sensitivity
-
-    if text is None:
-        return None
-    index, _, count = text.partition('/')
-    if not (index.isdigit() and count.isdigit()):
-        raise UserError(f'--share {text}: give I/N, such as 0/2 and 1/2 for two processes')
-    return sensitivity.Share(int(index), int(count))
 
 
 def select(commands: Any) -> None:
@@ -308,7 +297,7 @@ def iterate(commands: Any) -> None:
     arguments.tuning(parser)
     arguments.image_size(parser)
     arguments.device(parser)
-    parser.add_argument('--seed', type=int, default=0, help='(0)')
+    arguments.seed(parser, 'of everything random')
     arguments.output(parser, 'run directory, with report.html')
     arguments.json(parser)
 

@@ -86,16 +86,17 @@ def _join_processes(given: Sequence[str] | None) -> None:
         return
     import jax
 
-    if len(given) not in (0, 3) or not all(number.isdigit() for number in given[1:]):
+    numbers = [int(number) if number.isascii() and number.isdecimal() else -1 for number in given[1:]]
+    if len(given) not in (0, 3) or min(numbers, default=0) < 0 or (numbers and not numbers[0]):
         raise UserError(
             f'--distributed {" ".join(given)}: give HOST:PORT of the first process, how many there are, and which one '
             'this is, counted from 0; or nothing, where JAX finds them itself'
         )
-    if given and int(given[2]) >= int(given[1]):
-        raise UserError(f'--distributed {" ".join(given)}: processes are counted from 0 to {int(given[1]) - 1}')
+    if numbers and numbers[1] >= numbers[0]:
+        raise UserError(f'--distributed {" ".join(given)}: processes are counted from 0 to {numbers[0] - 1}')
     try:
         if given:
-            jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+            jax.distributed.initialize(given[0], num_processes=numbers[0], process_id=numbers[1])
         else:
             jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:

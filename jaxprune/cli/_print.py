@@ -211,14 +211,17 @@ def preview(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     return table('Preview', columns, [[row[column] for column in columns] for row in rows])
 
 
-def estimate(result: Any, *, as_json: bool) -> None:
-    """`jaxprune scan --estimate`."""
+def estimate(result: Any, *, as_json: bool, raced: bool = False) -> None:
+    """`jaxprune scan --estimate`; `raced`: the scan will be a race, and the estimate is that of the whole table."""
     if as_json:
         _json(result)
         return
     device = '' if result.device_bytes is None else f', {result.device_bytes / 1e9:.1f} GB on each device'
+    total = _duration(result.seconds)
+    if raced:
+        total = f'at most {total} (the race stops cells early)'
     print(
-        f'{result.cells} cells: {_duration(result.seconds)}, of it {_duration(result.compile_seconds)} to compile; '
+        f'{result.cells} cells: {total}, of it {_duration(result.compile_seconds)} to compile; '
         f'{result.host_bytes / 1e9:.1f} GB of memory{device}; a cell computes {result.computed:.0%} of the model'
     )
 

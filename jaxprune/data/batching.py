@@ -86,7 +86,7 @@ class EvalBatches:
             workers: decoding threads; None: one per core.
 
         Raises:
-            UserError: a size that the stride does not divide, or a batch below 1.
+            UserError: a size that the stride does not divide, a batch below 1, or a `shuffle` that is no seed.
         """
         if image_size < stride or image_size % stride:
             below = max(image_size // stride, 1) * stride
@@ -95,6 +95,8 @@ class EvalBatches:
             )
         if batch < 1 or group < 1:
             raise UserError(f'batch size {batch}: it must be 1 or more')
+        if shuffle is not None and (not isinstance(shuffle, int | np.integer) or shuffle < 0):
+            raise UserError(f'shuffle {shuffle!r}: give a seed, a whole number, 0 or more; or None')
         self.dataset = dataset
         self.image_size = image_size
         self.batch = batch

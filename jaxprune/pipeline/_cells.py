@@ -28,12 +28,14 @@ def plan_cells(
     Raises:
       UserError: for a layer that does not exist or is a head, and for rates out of range.
     """
+    if isinstance(layers, str | int):
+        raise UserError(f'layers is {layers!r}: give a list of layers, such as [{layers!r}]')
     rates = sensitivity.checked_rates(rates)
     connections = models.connectivity(model.spec)
     names = aliases(model.spec)
     uniform = pruning.uniform_rates(connections, 0.0, exclude=exclude, aliases=names)
     if layers is not None:
-        asked = [pruning.find_layer(connections, _key(layer), names) for layer in layers]
+        asked = [pruning.find_layer(connections, layer, names) for layer in layers]
         pruning.plan_rates(connections, variables, {layer.index: 0.0 for layer in asked}, criterion=criterion)
         lowest = {min(pruning.find_layer(connections, name).index for name in _members(connections, a)) for a in asked}
         uniform = {index: rate for index, rate in uniform.items() if index in lowest}
@@ -53,7 +55,3 @@ def plan_cells(
 
 def _members(connections: graph.Graph, layer: graph.LayerInfo) -> tuple[str, ...]:
     return connections.group_of(layer.name).layers
-
-
-def _key(layer: str | int) -> int | str:
-    return int(layer) if isinstance(layer, int) or layer.isdigit() else layer

@@ -1,5 +1,6 @@
 """What `val` does: a model's detections on a data set, and their metrics."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import time
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt8
 
-from jaxprune import checkpoint, data, detection, evaluation, models, progress
+from jaxprune import checkpoint, data, detection, evaluation, files, models, progress
 from jaxprune.errors import UserError
 from jaxprune.files import Path
 
@@ -189,5 +190,7 @@ def val(
 
 
 def dataset_digest(dataset: data.DetectionDataset) -> Iterable[Any]:
-    """What a result depends on in a data set: names, sizes and labels of its images."""
-    return [[path.name for path in dataset.images], dataset.sizes, list(dataset.labels), list(dataset.names)]
+    """What a result depends on in a data set: its images, byte by byte, their names, sizes and labels."""
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        contents = list(threads.map(files.file_digest, dataset.images))
+    return [[path.name for path in dataset.images], contents, dataset.sizes, list(dataset.labels), list(dataset.names)]

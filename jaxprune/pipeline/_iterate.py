@@ -69,7 +69,6 @@ def _check(run: Run, model: models.Detector, variables: models.Variables) -> Non
         optimizer=settings.optimizer,
         learning_rate=settings.learning_rate,
     )
-    settings.selection.choose({}, [])
     plan_cells(
         model, variables, settings.rates, exclude=settings.exclude, criterion=settings.criterion, seed=settings.seed
     )

@@ -137,7 +137,7 @@ def parse_rates(text: str) -> Rates:
     rates: dict[int | str, float] = {}
     for entry in filter(None, (part.strip() for part in text.split(','))):
         layer, _, rate = entry.rpartition(':')
-        key = int(layer) if layer.lstrip('-').isdigit() else layer
+        key = int(layer) if layer.isascii() and layer.isdecimal() else layer
         try:
             value = float(rate)
         except ValueError:

@@ -56,6 +56,9 @@ class IterateSettings:
             raise UserError(f'{self.epochs} epochs: give 0 (no fine-tuning) or more')
         if self.seed < 0:
             raise UserError(f'seed {self.seed}: give 0 or more')
+        selection = self.selection  # refuses what is impossible
+        if self.racing is not None:
+            selection.racing({}, confidence=self.racing, seed=self.seed)
 
     @property
     def selection(self) -> SelectSettings:

@@ -65,9 +65,7 @@ def scan(
     `options` are those of `ScanSettings`; `share` is that of this process, where several share the table.
     """
     settings = ScanSettings(**options)
-    task, plans = _prepare(path, data_file, settings)
-    wanted = (settings.images or 1) > 1 if settings.intervals is None else settings.intervals
-    kept = (RESAMPLED,) if settings.measured == 'map' else ()
+    task, plans, asked = _prepare(path, data_file, settings)
     return scan_model(
         task,
         output,
@@ -75,9 +73,7 @@ def scan(
         ranking=(settings.criterion, settings.seed),
         ordered=settings.ordered,
         share=share,
-        intervals=sensitivity.Intervals(keep=kept) if wanted else None,
-        racing=race(task, settings.select, settings.racing, settings.seed),
-        memory=sensitivity.checked_memory(None if settings.memory is None else settings.memory * 1e9),
+        **asked,
     )
 
 
@@ -102,7 +98,7 @@ def preview(path: Path, data_file: Path, **options: Any) -> list[dict[str, Any]]
       `gflops`, in the order in which they promise most.
     """
     settings = ScanSettings(**options)
-    task, plans = _prepare(path, data_file, dataclasses.replace(settings, images=None))
+    task, plans, _ = _prepare(path, data_file, dataclasses.replace(settings, images=None))
     candidates = task.candidates(plans)
     images = PREVIEWED if settings.images is None else settings.images
     rows = sensitivity.preview(candidates, gates(task, images, seed=settings.seed))
@@ -110,14 +106,19 @@ def preview(path: Path, data_file: Path, **options: Any) -> list[dict[str, Any]]
     return [found[candidate.key] for candidate in sensitivity.order(candidates, rows)]
 
 
-def estimate(path: Path, data_file: Path, **options: Any) -> sensitivity.Estimate:
+def estimate(
+    path: Path, data_file: Path, *, share: sensitivity.Share | None = None, **options: Any
+) -> sensitivity.Estimate:
     """How long `scan` will take, with reading the model, and how much memory, from one batch.
 
-    `options` are those of `ScanSettings`.
+    `options` are those of `ScanSettings`; of a race it is what the whole table would need. `share` is that of this
+    process, where several share the table.
     """
     start = time.perf_counter()
-    task, plans = _prepare(path, data_file, ScanSettings(**options))
+    task, plans, asked = _prepare(path, data_file, ScanSettings(**options))
     candidates = task.candidates(plans)
+    if share is not None:
+        candidates = candidates[share.index :: share.count]  # not those of `scan`, but as many
     batches = task.batches
     preparing = time.perf_counter() - start
     found = sensitivity.estimate(
@@ -125,13 +126,17 @@ def estimate(path: Path, data_file: Path, **options: Any) -> sensitivity.Estimat
         candidates,
         batches=batches,
         metric=task.metric,
+        intervals=asked['intervals'],
         sizes=batches.sizes,
+        images=len(task.dataset),
         inputs_bytes=min(3 * sum(batches.sizes), data.KEEP_BYTES),
     )
     return dataclasses.replace(found, seconds=found.seconds + preparing)
 
 
-def _prepare(path: Path, data_file: Path, settings: ScanSettings) -> tuple[DetectionScan, 'Plans']:
+def _prepare(path: Path, data_file: Path, settings: ScanSettings) -> tuple[DetectionScan, Plans, dict[str, Any]]:
+    """What is scanned, its cells, and how: options of `scan_model`, of which all commands refuse the same."""
+    memory = sensitivity.checked_memory(None if settings.memory is None else settings.memory * 1e9)
     model, variables = checkpoint.load(path)
     dataset = data.load_dataset(str(data_file), settings.split)
     if settings.images is not None:
@@ -148,7 +153,16 @@ def _prepare(path: Path, data_file: Path, settings: ScanSettings) -> tuple[Detec
     nms = NmsSettings(conf=settings.conf, iou=settings.iou)
     shuffle = None if settings.racing is None else settings.seed
     given = (model, variables, dataset, settings.image_size, settings.batch, nms)
-    return DetectionScan(*given, shuffle=shuffle, measured=settings.measured), plans
+    task = DetectionScan(*given, shuffle=shuffle, measured=settings.measured)
+    racing = race(task, settings.select, settings.racing, settings.seed)
+    return task, plans, {'intervals': _intervals(settings), 'racing': racing, 'memory': memory}
+
+
+def _intervals(settings: ScanSettings) -> sensitivity.Intervals | None:
+    """Those that rows will have."""
+    wanted = (settings.images or 1) > 1 if settings.intervals is None else settings.intervals
+    kept = (RESAMPLED,) if settings.measured == 'map' else ()
+    return sensitivity.Intervals(keep=kept) if wanted else None
 
 
 def scan_model(

@@ -105,7 +105,9 @@ def raw_heads(model: models.Detector, variables: models.Variables, images: UInt8
 
 
 def drawn(dataset: data.DetectionDataset, images: int, seed: int) -> data.DetectionDataset:
-    """So many images of a data set, in their order; `UserError` where it has fewer."""
+    """So many images of a data set, in their order; `UserError` where it has fewer, or for what is no seed."""
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise UserError(f'seed {seed}: give a whole number, 0 or more')
     if not 1 <= images <= len(dataset):
         raise UserError(
             f'{images} images: {dataset.file} has {len(dataset)} in {dataset.split}; give 1 to {len(dataset)}'

@@ -17,12 +17,15 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectSettings:
-    """How layers are chosen, as in `pruning.select_layers`."""
+    """How layers are chosen, as in `pruning.select_layers`; `UserError` for what it refuses."""
 
     params_layers: int = 6
     flops_layers: int = 5
     map_power: float = 20
     rule: str = 'published'
+
+    def __post_init__(self) -> None:
+        pruning.select_layers({}, [], **dataclasses.asdict(self))
 
     def choose(self, baseline: Row, cells: Sequence[Row]) -> list[pruning.Choice]:
         """Layers and rates.
@@ -73,15 +76,16 @@ def select(table: Path, output: Path | None = None, **options: Any) -> list[dict
       the share of the resamples of the images in which the layer is chosen, at whatever rate.
 
     Raises:
-      UserError: where the table is missing or not a table, or has no row of the unpruned model.
+      UserError: where the table is missing or not a table, has no row of the unpruned model, or does not hold what the
+        choice needs.
     """
     settings = SelectSettings(**options)
     baseline, cells = baseline_and_cells(sensitivity.read_rows(table), str(table))
     try:
         choices = settings.choose(baseline, cells)
         rows = [{**choice.to_json(), **extra} for choice, extra in _certainty(settings, baseline, cells, choices)]
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f'{table}: {error}') from error
     except (TypeError, ValueError, KeyError, IndexError, ArithmeticError) as error:
         raise UserError(f'{table}: has a row that is not one of a scan ({error!r}); scan again') from error
     if output is not None:

@@ -49,7 +49,8 @@ def gather_gates(
       loss: `loss(variables, batch) -> scalar`, of a batch of one example: of every leaf of a given batch one entry
         along its first axis, which stays, with size 1. In evaluation mode.
       variables: of the model.
-      batches: pytrees of arrays `[examples, ...]`.
+      batches: pytrees of arrays `[examples, ...]`. Of one with an attribute `valid`, `bool [examples]`, as those of a
+        scan have, only the examples where it is True.
       at_once: examples that are differentiated together: more need more memory and less time on an accelerator.
 
     Returns:
@@ -195,9 +196,18 @@ def _parts(batch: Any, at_once: int) -> Iterator[Any]:
     """The batch, so many examples at a time: a loop in the program would make convolutions on a CPU 10 times slower."""
     if at_once < 1:
         raise UserError(f'at_once is {at_once}: give a whole number, 1 or more')
-    examples = len(jax.tree.leaves(_checked(batch))[0])
+    batch = _without_filling(_checked(batch))
+    examples = len(jax.tree.leaves(batch)[0])
     for start in range(0, examples, at_once):
         yield jax.tree.map(operator.itemgetter(slice(start, start + at_once)), batch)
+
+
+def _without_filling(batch: Any) -> Any:
+    """Without the rows that only fill the batch, where it says which these are."""
+    valid = np.asarray(getattr(batch, 'valid', True), bool)
+    if valid.shape != np.shape(jax.tree.leaves(batch)[0])[:1] or valid.all():
+        return batch
+    return jax.tree.map(operator.itemgetter(valid), batch)
 
 
 def _scalar(value: Array) -> Array:
@@ -215,4 +225,4 @@ def _checked(batch: Any) -> Any:
 
 def _check_any(found: Any) -> None:
     if not found:
-        raise UserError('there are no batches: give an iterable that yields at least one')
+        raise UserError('there are no batches with examples: give an iterable that yields at least one')

@@ -87,6 +87,13 @@ def matches(graph: Graph, group: Group, patterns: Iterable[str], aliases: Mappin
     return any(fnmatch.fnmatchcase(text, str(pattern)) for text in texts for pattern in patterns)
 
 
+def pattern_list(given: Iterable[str], name: str) -> tuple[str, ...]:
+    """The patterns of an argument; a `UserError` for a single one, which would be read letter by letter."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UserError(f'{name} is {given!r}: give a list of patterns, such as ["conv*", "3"]')
+    return tuple(given)
+
+
 def check_patterns(graph: Graph, patterns: Iterable[str], aliases: Mapping[str, str] | None = None) -> None:
     """A `UserError` for a pattern that no layer matches: most likely a typing mistake."""
     texts = [text for layer in graph.layers for text in (str(layer.index), layer.name)]

@@ -15,7 +15,7 @@ from jaxprune.graph import Graph, Group
 from jaxprune.pruning._apply import Variables, mask_leaves
 from jaxprune.pruning._criteria import Reduction, gathered, scores_from
 from jaxprune.pruning._evidence import Evidence
-from jaxprune.pruning._layers import Key, check_patterns, describe, find_group, lowest_layer, matches
+from jaxprune.pruning._layers import Key, check_patterns, describe, find_group, lowest_layer, matches, pattern_list
 from jaxprune.pruning._plan import Plan, PlanLayer, plan_layer
 from jaxprune.pruning._verify import verified
 
@@ -73,7 +73,7 @@ def plan_rates(
     """
     _check_minimum('min_channels', min_channels)
     _check_minimum('round_to', round_to)
-    targets = _targets(graph, rates, tuple(exclude), aliases)
+    targets = _targets(graph, rates, pattern_list(exclude, 'exclude'), aliases)
     held, opened = gathered(graph, variables, seed, evidence), _open(variables)
     layers: list[PlanLayer] = []
     for _, (group, rate) in sorted(targets.items()):
@@ -122,7 +122,7 @@ def uniform_rates(
     graph: Graph, rate: float, *, exclude: Iterable[str] = (), aliases: Mapping[str, str] | None = None
 ) -> dict[Key, float]:
     """The same rate for every group that can be pruned, without those that match a pattern of `exclude`."""
-    patterns = tuple(exclude)
+    patterns = pattern_list(exclude, 'exclude')
     check_patterns(graph, patterns, aliases)
     groups = [group for group in graph.groups if group.protected is None]
     return {_key(graph, group): rate for group in groups if not matches(graph, group, patterns, aliases)}

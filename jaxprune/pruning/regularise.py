@@ -18,7 +18,7 @@ from jaxprune import trees
 from jaxprune.errors import UserError
 from jaxprune.graph import Graph, Group, Slot
 from jaxprune.pruning._apply import bound_graph
-from jaxprune.pruning._layers import check_patterns, matches
+from jaxprune.pruning._layers import check_patterns, matches, pattern_list
 from jaxprune.pruning._located import axis_mask, bare, find, put, zero
 from jaxprune.pruning._plan import Plan
 
@@ -206,7 +206,7 @@ def _check_strength(strength: float) -> None:
 
 
 def _prunable(graph: Graph, exclude: Iterable[str]) -> list[Group]:
-    patterns = tuple(exclude)
+    patterns = pattern_list(exclude, 'exclude')
     check_patterns(graph, patterns)
     found = [group for group in graph.groups if not group.protected and not matches(graph, group, patterns)]
     if not found:

@@ -78,7 +78,7 @@ def _check(params_layers: int, flops_layers: int, map_power: float, rule: str) -
     for name, value in (('params_layers', params_layers), ('flops_layers', flops_layers)):
         if not isinstance(value, int) or value < 0:
             raise UserError(f'{name} is {value}: give a whole number of layers, 0 or more')
-    if not (math.isfinite(map_power) and map_power >= 0):
+    if not (isinstance(map_power, int | float) and math.isfinite(map_power) and map_power >= 0):
         raise UserError(f'map_power is {map_power}: give a finite number, 0 or more')
     if rule not in RULES:
         raise UserError(f'selection rule {rule!r} does not exist: give one of {", ".join(RULES)}')
@@ -92,7 +92,10 @@ def _best_rates(baseline: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], 
             if value > best.get(row['layer'], (0.0, 0.0))[0]:
                 best[row['layer']] = (value, row['rate'])
     except KeyError as error:
-        raise UserError(f'the table has a row without {error}: make it with `jaxprune scan`') from error
+        raise UserError(
+            f'layers are chosen by mAP, parameters and GFLOPs, and a row has no {error}: make the table with '
+            '`jaxprune scan --metric map`'
+        ) from error
     return best
 
 

@@ -1,5 +1,6 @@
 """The scan of any model that can be traced."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -59,6 +60,19 @@ def checked_rates(rates: Iterable[float]) -> list[float]:
     return found
 
 
+def _identity(graph: Graph) -> list[Any]:
+    """What rows depend on in a graph: names of layers and groups, where the channels stand, and what they cost."""
+    channels = np.array([group.channels for group in graph.groups], np.float64)
+    costs = [float(cost(channels)) for cost in graph.costs.values()]
+    slots = [[dataclasses.astuple(slot) for slot in group.slots] for group in graph.groups]
+    return [
+        *map(dataclasses.astuple, graph.layers),
+        [(group.name, group.layers) for group in graph.groups],
+        slots,
+        costs,
+    ]
+
+
 def _candidate(graph: Graph, key: int | str | None, rate: float, plan: pruning.Plan) -> Candidate:
     kept = np.array([len(plan.keep.get(group.name, range(group.channels))) for group in graph.groups], np.float64)
     name = None if key is None else graph.group_of(key).name
@@ -114,7 +128,8 @@ def scan_model(
     batches = [checked(batch) for batch in batches]
     digest = trees.digest(
         variables,
-        Engine(model, metric).text(batches[0]) if batches else None,
+        _identity(graph),
+        Engine(model, metric).texts(batches),
         [(each.inputs, each.labels, each.valid) for each in batches],
         *(metric.name, criterion, seed, repr(intervals), repr(racing)),
     )

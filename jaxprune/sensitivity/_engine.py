@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -52,10 +52,16 @@ class Batch:
 
 
 def checked(batch: Batch) -> Batch:
-    """With `valid` as a mask; `UserError` where it is none."""
+    """With `valid` as a mask; `UserError` where it is none, or does not say which images of the batch count."""
     valid = np.asarray(batch.valid, bool)
     if valid.ndim != 1 or not len(valid):
         raise UserError(f'valid of a batch has the shape {valid.shape}: give one truth value for each of its images')
+    for path, leaf in jax.tree_util.tree_leaves_with_path({'inputs': batch.inputs, 'labels': batch.labels}):
+        if np.shape(leaf)[:1] != valid.shape:
+            raise UserError(
+                f'{jax.tree_util.keystr(path)} of a batch of {len(valid)} images has the shape {np.shape(leaf)}: give'
+                ' arrays with the images on their first axis'
+            )
     return dataclasses.replace(batch, valid=valid)
 
 
@@ -97,7 +103,7 @@ class Engine:
         self._stages: dict[Any, Stages] = {}
         self._chains: dict[Any, Chain] = {}
         self._splits: dict[Any, tuple[int, int]] = {}
-        self._measures: dict[bool, Callable[..., Statistics]] = {}
+        self._measures: dict[Any, Callable[..., Statistics]] = {}
 
     def masked(self, plan: pruning.Plan) -> Changed:
         """The leaves that a plan changes, on the devices."""
@@ -135,6 +141,8 @@ class Engine:
             outputs = stages.result(stages.run_again(values, leaves, again)) if leaves else unpruned
             return self.measure(outputs, labels, unpruned)
 
+        if self._threads == 1:
+            return list(map(one, candidates, numbers))
         first = one(candidates[0], numbers[0])  # alone: the metric is compiled, once
         with concurrent.futures.ThreadPoolExecutor(self._threads) as threads:
             return [first, *threads.map(one, candidates[1:], numbers[1:])]
@@ -162,8 +170,12 @@ class Engine:
             self._stages[shape] = self.compiler.stages(self._predict, self.variables, inputs)
         return self._stages[shape]
 
-    def text(self, batch: Batch) -> str:
-        """The programs of the model and of the metric, for a batch of this shape: what tells them from others."""
+    def texts(self, batches: Iterable[Batch]) -> list[str]:
+        """The programs of the model and of the metric, for all shapes of batches: what tells them from others."""
+        shapes = {_shape((batch.inputs, batch.labels)): batch for batch in batches}
+        return list(map(self._text, shapes.values()))
+
+    def _text(self, batch: Batch) -> str:
         given = jax.tree.map(abstract, (self.variables, batch.inputs, batch.labels))
         variables, inputs, labels = jax.tree.map(lambda leaf: leaf.update(sharding=None), given)
         outputs = jax.eval_shape(self._predict, variables, inputs)
@@ -177,15 +189,18 @@ class Engine:
         return self._spread((batch.inputs, batch.labels))
 
     def measure(self, outputs: Any, labels: Any, unpruned: Any) -> Statistics:
-        """The metric's statistics `[b, ...]`."""
-        spread = self._is_spread((outputs, labels))
-        if spread not in self._measures:
-            rows = PartitionSpec(_IMAGES) if spread else PartitionSpec()
+        """The metric's statistics `[b, ...]`; compiled for the first outputs of a shape, in the calling thread."""
+        given = outputs, labels, unpruned
+        if self._mesh.size > 1:
+            given = self._spread(given)
+        shape = _shape(given)
+        if shape not in self._measures:
+            rows = PartitionSpec(_IMAGES) if self._is_spread(given) else PartitionSpec()
             # Every device measures its own images: nothing is exchanged.
-            self._measures[spread] = jax.jit(
-                jax.shard_map(self.metric.measure, mesh=self._mesh, in_specs=rows, out_specs=rows, check_vma=False)
-            )
-        return self._measures[spread](outputs, labels, unpruned)
+            spread = jax.shard_map(self.metric.measure, mesh=self._mesh, in_specs=rows, out_specs=rows, check_vma=False)
+            # Settings such as `with jax.enable_x64(True)` are those of a thread: others only run the program.
+            self._measures[shape] = jax.jit(spread).lower(*given).compile()
+        return self._measures[shape](*given)
 
     def _is_spread(self, tree: Any) -> bool:
         lengths = [np.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)]

@@ -8,16 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.sensitivity._engine import Batch, Engine, Model, checked
+from jaxprune.errors import UserError
+from jaxprune.sensitivity._engine import Batch, Engine, Model, checked, devices
 from jaxprune.sensitivity._memory import SAMPLE_BYTES, resident
 from jaxprune.sensitivity._metrics import Metric
-from jaxprune.sensitivity._rows import Candidate
+from jaxprune.sensitivity._rows import Candidate, Intervals, Sample, joined, measured
 from jaxprune.sensitivity._scan import CELLS, Batches
 from jaxprune.sensitivity._stages import Stages
 
 _REPEATS = 3
 SAMPLE = 12
 """Candidates that are computed together, to scale what was measured one by one."""
+MOST_IMAGES = 256
+"""On as many at most the figures are timed; on more they take longer in proportion."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,9 @@ def estimate(
     *,
     batches: Batches,
     metric: Metric,
+    intervals: Intervals | None = None,
     sizes: Sequence[int] | None = None,
+    images: int | None = None,
     inputs_bytes: int = 0,
 ) -> Estimate:
     """Measures every stage on the first batch, and adds up what the candidates compute.
@@ -57,9 +62,18 @@ def estimate(
       candidates: those that will be measured.
       batches: the first one stands for all.
       metric: what will be measured.
+      intervals: that rows will have.
       sizes: of the inputs of every batch, in any unit that time grows with; None: all are as large.
+      images: how many are valid, in all; None: in every batch as many as in the first.
       inputs_bytes: that batches will come to hold beside those that are there already.
+
+    Raises:
+      UserError: where there is nothing to measure, or nothing to measure it on.
     """
+    if not len(batches):
+        raise UserError('there are no batches to scan on: give at least one')
+    if not candidates:
+        raise UserError('there are no candidates to measure: give at least one')
     start = time.perf_counter()
     batch = checked(next(iter(batches[:1])))
     reading = time.perf_counter() - start
@@ -76,16 +90,19 @@ def estimate(
     masked = [engine.masked(candidates[index].plan) for index in sample]
     factor = _seconds(lambda: engine.compute(masked, batch)) / (alone.sum() + (again[sample] + measuring).sum())
     on_host = jax.tree.map(lambda leaf: np.asarray(leaf)[batch.valid], statistics)
-    kept = metric.kept(on_host)
-    figures = _seconds(lambda: metric.figures(metric.kept(on_host), np.ones((1, int(batch.valid.sum())))))
-    size = _bytes(kept) * count
+    kept = Sample(int(batch.valid.sum()), metric.kept(on_host))
+    keeping = len(candidates) * _seconds(lambda: metric.kept(on_host))
+    size = _bytes(kept.kept) * count
     together = max(1, min(CELLS, len(candidates), int(SAMPLE_BYTES / max(1, size))))
     passes = -(-len(candidates) // together)
-    computing = factor * (passes * alone.sum() + (again + measuring).sum())
-    per_batch = reading + computing + len(candidates) * figures
+    computing = count * (reading + keeping + factor * (passes * alone.sum() + (again + measuring).sum()))
+    each = _row_seconds(metric, kept, kept.images * len(batches) if images is None else images, intervals)
+    figures = len(candidates) * each
+    if devices()[0].platform != 'cpu':  # else they take the time of cores that compute candidates, too
+        figures -= _hidden(each, len(candidates), together, computing)
     compiling = (compiling + first) * len(set(sizes))
     return Estimate(
-        seconds=float(compiling + masking + per_batch * count),
+        seconds=float(compiling + masking + computing + figures),
         compile_seconds=compiling,
         cells=len(candidates),
         computed=float(again.mean() / alone.sum()),
@@ -106,6 +123,18 @@ def _stage_seconds(engine: Engine, stages: Stages, batch: Batch) -> tuple[np.nda
     return np.array(alone), _seconds(lambda: engine.measure(outputs, labels, outputs))
 
 
+def _row_seconds(metric: Metric, kept: Sample, images: int, intervals: Intervals | None) -> float:
+    """Of the row of a candidate, of so many images: those at hand, again and again."""
+    sample = joined([kept] * max(1, round(min(images, MOST_IMAGES) / max(1, kept.images))))
+    return _seconds(lambda: measured(metric, sample, intervals)) * images / max(1, sample.images)
+
+
+def _hidden(each: float, candidates: int, together: int, computing: float) -> float:
+    """What of the figures' time is none of the scan's, as the devices compute the next group meanwhile."""
+    last = (candidates - 2) % together + 1  # no group comes after it; the first one has one candidate
+    return min(computing, each * (candidates - last))
+
+
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     result = call()
@@ -122,5 +151,5 @@ def _bytes(tree: Any) -> int:
 
 
 def _on_device() -> int | None:
-    device = jax.local_devices()[0]
+    device = devices()[0]
     return None if device.platform == 'cpu' else (device.memory_stats() or {}).get('peak_bytes_in_use')

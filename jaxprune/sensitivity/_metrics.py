@@ -1,7 +1,7 @@
 """What a scan measures: from outputs and labels to statistics of every image, and from those to figures."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -60,6 +60,8 @@ class Mean:
         """The numbers, by column."""
         found = self.function(outputs, labels, unpruned)
         columns = dict(found) if isinstance(found, Mapping) else {self.name: found}
+        if not columns:
+            raise UserError(f'the metric {self.name!r} gives no figure: give a mapping with a name for each')
         for name, numbers in columns.items():
             if np.ndim(numbers) != 1:
                 raise UserError(f'the metric {name!r} gives {np.shape(numbers)}: it has to give a number per image')
@@ -74,20 +76,29 @@ class Mean:
     ) -> dict[str, np.ndarray]:
         """The means."""
         total = weights.sum(axis=1)
-        return {name: weights @ np.asarray(values, np.float64) / total for name, values in kept.items()}
+        with np.errstate(invalid='ignore'):  # an infinite number gives none
+            return {name: weights @ np.asarray(values, np.float64) / total for name, values in kept.items()}
 
 
 def top1(logits: Float[Array, 'b classes'], labels: Int[Array, ' b'], unpruned: Any = None) -> Float[Array, ' b']:
     """1 where the largest logit is the label's, else 0: with `Mean`, the accuracy of a classifier."""
+    if labels is None:
+        raise UserError('the accuracy needs labels, and the batches have none: give them, or measure the distance')
     return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
 
 def distance(outputs: Any, labels: Any, unpruned: Any) -> Float[Array, ' b']:
     """L2 distance to the outputs of the unpruned model, relative to their L2 norm, over all leaves; needs no labels."""
 
-    def squares(tree: Any) -> Float[Array, ' b']:
-        leaves = [jnp.asarray(leaf, jnp.float32) for leaf in jax.tree.leaves(tree)]
-        return sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves)  # type: ignore[return-value]
+    def wide(leaf: Any) -> Array:
+        """In at least 32 bits, of which none is a sign that wraps."""
+        leaf = jnp.asarray(leaf)
+        kind = jnp.complex64 if jnp.iscomplexobj(leaf) else jnp.float32
+        return leaf if leaf.dtype in (jnp.float64, jnp.complex128) else leaf.astype(kind)
 
-    difference = squares(jax.tree.map(lambda a, b: a - b, outputs, unpruned))
-    return jnp.sqrt(difference / jnp.maximum(squares(unpruned), jnp.finfo(jnp.float32).tiny))
+    def squares(leaves: Sequence[Array]) -> Float[Array, ' b']:
+        return sum(jnp.sum(jnp.abs(leaf) ** 2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves)  # type: ignore[return-value]
+
+    after, before = ([wide(leaf) for leaf in jax.tree.leaves(tree)] for tree in (outputs, unpruned))
+    difference = squares([a - b for a, b in zip(after, before, strict=True)])
+    return jnp.sqrt(difference / jnp.maximum(squares(before), jnp.finfo(jnp.float32).tiny))

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxprune.errors import UserError
 from jaxprune.sensitivity._metrics import Metric
-from jaxprune.sensitivity._rows import Candidate, Intervals, Key, Row, Sample, joined, scalars
+from jaxprune.sensitivity._rows import Candidate, Intervals, Key, Row, Sample, joined, plain, scalars
 
 PARTS = (1 / 8, 1 / 4, 1 / 2)
 """Shares of the images after which candidates are stopped."""
@@ -32,7 +32,7 @@ class Racing:
 
     Attributes:
       choose: from the rows of all candidates in the race but the unpruned model, the (layer, rate) of those that are
-        chosen.
+        chosen. Rows are as in the table: a figure that is no finite number is None.
       purpose: what `choose` depends on; rows of stopped candidates carry it as `stopped`.
       confidence: with which a stopped candidate would not have been chosen.
       resamples: how many data sets are drawn from the images so far.
@@ -48,7 +48,7 @@ class Racing:
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1:
             raise UserError(f'confidence {self.confidence}: give a number from 0.5 to below 1, such as 0.95')
-        Intervals(resamples=self.resamples)
+        Intervals(resamples=self.resamples, seed=self.seed)
         try:
             json.dumps(dict(self.purpose))
         except (TypeError, ValueError) as error:
@@ -70,19 +70,23 @@ def losers(
 ) -> set[Key]:
     """The candidates that are hardly ever chosen."""
     intervals = Intervals(resamples=racing.resamples, seed=racing.seed)
+    samples = list(map(joined, parts))
+    if not all(sample.images for sample in samples):
+        return set()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        figures = list(threads.map(lambda each: scalars(metric, joined(each), intervals), parts))
+        figures = list(threads.map(lambda each: scalars(metric, each, intervals), samples))
     chosen: collections.Counter[Key] = collections.Counter()
     pruned = [pair for pair in zip(candidates, figures, strict=True) if pair[0].layer is not None]
     for draw in range(racing.resamples):
-        rows = [each.row({name: float(values[draw]) for name, values in drawn.items()}) for each, drawn in pruned]
+        rows = [each.row({name: plain(values[draw]) for name, values in drawn.items()}) for each, drawn in pruned]
         chosen.update(_keys(racing.choose(rows)))
     least = round((1 - racing.confidence) * racing.resamples, 6)  # 5 of 100 are 5 %, whatever 1 - 0.95 is in binary
     return {each.key for each, _ in pruned if chosen[each.key] < least}
 
 
 def _keys(chosen: Any) -> set[Key]:
+    found = list(chosen) if isinstance(chosen, Iterable) else [chosen]  # its own mistakes are not those of its result
     try:
-        return {(layer, rate) for layer, rate in chosen}
+        return {(layer, rate) for layer, rate in found}
     except (TypeError, ValueError) as error:
         raise UserError(f'choose returned {chosen!r}: it has to return pairs of layer and rate') from error

@@ -40,7 +40,7 @@ class Candidate:
 
     def row(self, figures: Mapping[str, Any]) -> Row:
         """Its row with these figures; `UserError` where one has the name of another column."""
-        taken = figures.keys() & {'layer', 'rate', *self.cost}
+        taken = figures.keys() & {'layer', 'rate', 'stopped', 'settings', *self.cost}
         if taken:
             raise UserError(f'the metric has a figure named {min(taken)!r}, which is another column: rename the figure')
         return {'layer': self.layer, 'rate': self.rate, **figures, **self.cost}
@@ -71,6 +71,8 @@ class Intervals:
                 f'{self.resamples} resamples, confidence {self.confidence}: give a whole number above 0, and a number '
                 'between 0 and 1'
             )
+        if self.seed < 0:
+            raise UserError(f'seed {self.seed}: give 0 or more')
 
     def weights(self, images: int) -> Float[np.ndarray, 'r n']:
         """How often each image stands in each resample."""
@@ -82,7 +84,7 @@ class Intervals:
         tail = (1 - self.confidence) / 2
         if np.isnan(values).all():
             return [None, None]
-        return _plain(np.nanquantile(values, [tail, 1 - tail], axis=0))
+        return plain(np.nanquantile(values, [tail, 1 - tail], axis=0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,15 +105,17 @@ def joined(parts: Sequence[Sample]) -> Sample:
 
 def measured(metric: Metric, sample: Sample, intervals: Intervals | None) -> Row:
     """The figures over all images, with their intervals where they are asked for."""
+    if not sample.images:
+        raise UserError('no image of the batches is valid: there is nothing to measure')
     found = metric.figures(sample.kept, np.ones((1, sample.images)))
-    row = {name: _plain(value[0]) for name, value in found.items()}
+    row = {name: plain(value[0]) for name, value in found.items()}
     if intervals is not None:
         drawn = scalars(metric, sample, intervals)
         missing = set(intervals.keep) - drawn.keys()
         if missing:
             raise UserError(f'no figure {min(missing)!r} to keep the resamples of: there are {", ".join(drawn)}')
         row |= {f'{name}_interval': intervals.bounds(value) for name, value in drawn.items()}
-        row |= {f'{name}_resamples': _plain(drawn[name].round(5)) for name in intervals.keep}
+        row |= {f'{name}_resamples': plain(drawn[name].round(5)) for name in intervals.keep}
     return row
 
 
@@ -121,8 +125,8 @@ def scalars(metric: Metric, sample: Sample, intervals: Intervals) -> dict[str, F
     return {name: values for name, values in found.items() if np.ndim(values) == 1}
 
 
-def _plain(value: Any) -> Any:
-    """Numbers and lists, None where there is none (JSON has no NaN)."""
+def plain(value: Any) -> Any:
+    """Numbers and lists, None where there is no finite number (JSON has none)."""
     if np.ndim(value):
-        return [_plain(each) for each in value]
-    return None if np.isnan(value) else float(value)
+        return [plain(each) for each in value]
+    return float(value) if np.isfinite(value) else None

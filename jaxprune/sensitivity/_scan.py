@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from jaxprune import progress
 from jaxprune.errors import UserError
@@ -77,7 +78,7 @@ def scan(
     with progress.bar('scan', len(candidates), unit='cells', done=done) as advance:
 
         def append(candidate: Candidate, sample: Sample, **more: Any) -> None:
-            table.append(candidate.row({**measured(metric, sample, intervals), **more}))
+            table.append({**candidate.row(measured(metric, sample, intervals)), **more})
 
         engine = Engine(model, metric, memory=value_limit(memory, model.variables, devices()[0]))
         loop = _Loop(engine, append, lambda steps: advance(steps=steps), sample_bytes(memory))
@@ -177,8 +178,7 @@ class _Loop:
         def read() -> None:
             valid, share, computed = waiting.pop(0)
             for rows, statistics in zip(collected, computed, strict=True):
-                mine = jax.tree.map(lambda leaf: np.asarray(leaf)[valid], statistics)
-                rows.append(Sample(int(valid.sum()), metric.kept(mine)))
+                rows.append(Sample(int(valid.sum()), metric.kept(_of_valid(statistics, valid))))
             self.advance(len(group) * share / count)
 
         for batch in map(checked, batches):
@@ -190,6 +190,15 @@ class _Loop:
         while waiting:
             read()
         return [joined(rows) for rows in collected]
+
+
+def _of_valid(statistics: Statistics, valid: Bool[np.ndarray, ' b']) -> Statistics:
+    """Those of the images that count, on the host."""
+    on_host = jax.tree.map(np.asarray, statistics)
+    for leaf in jax.tree.leaves(on_host):
+        if leaf.shape[:1] != valid.shape:
+            raise UserError(f'the metric gives {leaf.shape} for {len(valid)} images: it has to give a number per image')
+    return jax.tree.map(lambda leaf: leaf[valid], on_host)
 
 
 def _bytes(tree: Any) -> int:

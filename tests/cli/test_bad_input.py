@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import jaxprune
+from jaxprune import pipeline
 from jaxprune.cli import main
+from jaxprune.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -157,7 +159,7 @@ def test_truncated_model_directory(capsys, tmp_path, model):
 @pytest.mark.parametrize(
     ('options', 'word'),
     [
-        (['--seed', '-1'], 'seed -1'),
+        (['--seed', '-1'], '--seed: -1: give a whole number, 0 or more'),
         (['--batch', '0'], 'batch 0'),
         (['--lr', 'nan'], 'nan'),
         (['--lr', '-1'], '-1'),
@@ -186,6 +188,49 @@ def test_outputs_of_training(capsys, tmp_path, dataset, model, command):
 
 def test_selection_options_of_iterate(capsys, tmp_path, dataset, model):
     run = ['iterate', model, '--data', dataset, '--img', '64', '--iterations', '1', '-o', tmp_path / 'out']
-    for options, word in ((['--map-power', '-1'], 'map_power'), (['--params-layers', '-1'], 'params_layers')):
+    for options, word in (
+        (['--map-power', '-1'], 'map_power'),
+        (['--params-layers', '-1'], 'params_layers'),
+        (['--racing', '2'], '--racing: 2: give a number from 0.5'),
+    ):
         fails(capsys, [*run, *options], word)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_training_seed_below_0_in_python(tmp_path, dataset, model):
+    with pytest.raises(UserError, match='seed -1'):
+        pipeline.train(model, dataset, tmp_path / 'out', epochs=1, image_size=64, seed=-1)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (['--seed', '-1', '--images', '1'], ['--seed: -1', '0 or more']),
+        (['--seed', 'x'], ['--seed: x', 'whole number']),
+        (['--racing', '5'], ['--racing: 5', 'below 1']),
+        (['--racing', 'nan'], ['--racing: nan', 'below 1']),
+        (['--memory', '-5'], ['--memory: -5', 'above 0']),
+        (['--memory', 'inf'], ['--memory: inf', 'above 0']),
+        (['--share', '5/2'], ['--share: 5/2', 'from 0 to 1']),
+        (['--share', '0/0'], ['--share: 0/0', 'give I/N']),
+        (['--share', '²/3'], ['--share: ²/3', 'give I/N']),
+        (['--share', '1'], ['--share: 1', 'give I/N']),
+        (['--params-layers', '-1'], ['params_layers is -1']),
+    ],
+)
+@pytest.mark.parametrize('what', [['--estimate'], ['--preview'], ['-o', 'scan.jsonl']])
+def test_scan_options(capsys, tmp_path, monkeypatch, options, words, what):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, ['scan', 'model', '--data', 'data.yaml', *options, *what], *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_only_look_like_numbers(capsys, tmp_path, dataset, model):
+    run = ['scan', model, '--data', dataset, '--img', '64', '-o', tmp_path / 'out']
+    fails(capsys, [*run, '--layers', '²'], "layer '²' does not exist")
+    for layer in ('²', '--5'):
+        fails(capsys, ['prune', model, f'--layers={layer}:0.5', '-o', tmp_path / 'out'], f"layer '{layer}'")
+    for numbers in (['²', '0'], ['0', '0']):
+        fails(capsys, [*run, '--distributed', 'host:1', *numbers], '--distributed', 'give HOST:PORT')
     assert not (tmp_path / 'out').exists()

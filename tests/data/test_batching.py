@@ -352,6 +352,12 @@ def test_batch_below_1():
         EvalBatches(dataset_of([(10, 10)]), 64, batch=0)
 
 
+@pytest.mark.parametrize('shuffle', [-1, 0.5, '3'])
+def test_a_shuffle_that_is_no_seed(shuffle):
+    with pytest.raises(UserError, match=f'shuffle {shuffle!r}'):
+        EvalBatches(dataset_of([(10, 10)]), 64, shuffle=shuffle)
+
+
 def test_label_boxes_are_those_of_the_annotations(data):
     """640 x 480 shrinks to 256 x 192 without a remainder, so the boxes are the annotated ones."""
     dataset = load_dataset(data / 'bccd' / 'bccd.yaml')

@@ -120,6 +120,10 @@ def test_a_run_directory_belongs_to_one_run(start, tmp_path):
         ({'iterations': 0}, '0 iterations'),
         ({'keep_params': 1.5}, '1.5'),
         ({'iterations': 1, 'epochs': -1}, '-1 epochs'),
+        ({'iterations': 1, 'seed': -1}, 'seed -1'),
+        ({'iterations': 1, 'racing': 2}, 'confidence 2'),
+        ({'iterations': 1, 'flops_layers': -1}, 'flops_layers is -1'),
+        ({'iterations': 1, 'map_power': -1}, 'map_power is -1'),
     ],
 )
 def test_impossible_settings(options, word):

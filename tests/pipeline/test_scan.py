@@ -20,6 +20,8 @@ from jaxprune import checkpoint, cli, data, models, pipeline, sensitivity, trees
 from jaxprune.cli import _print
 from jaxprune.errors import UserError
 from jaxprune.pipeline import SelectSettings, _evaluate
+from jaxprune.sensitivity import _estimate
+from jaxprune.sensitivity._rows import Sample
 
 SIZE = 64
 CELLS = {8: 0.5, 18: 0.25}
@@ -215,6 +217,73 @@ def test_an_estimate_counts_the_time_that_reading_takes(start, monkeypatch):
     monkeypatch.setattr(checkpoint, 'load', slow)
     monkeypatch.setattr(sensitivity, 'estimate', lambda *_, **__: rest)
     assert pipeline.estimate(*start, image_size=SIZE).seconds > 1.2
+
+
+def test_an_estimate_counts_what_intervals_take(start, monkeypatch):
+    """Each image of each resample takes a tenth of a millisecond: 200 resamples of 6 images, and the plain row."""
+
+    class Slow(sensitivity.Mean):
+        def figures(self, kept, weights):
+            time.sleep(weights.size / 10_000)
+            return super().figures(kept, weights)
+
+    kept = Sample(3, {'mean': np.zeros(3)})
+    assert _estimate._row_seconds(Slow('mean', None), kept, 6, sensitivity.Intervals()) > 201 * 6 / 10_000
+    asked = []
+    rest = sensitivity.Estimate(seconds=1, compile_seconds=0, cells=1, computed=1, host_bytes=0, device_bytes=None)
+    monkeypatch.setattr(sensitivity, 'estimate', lambda *_, intervals, **__: asked.append(intervals) or rest)
+    for given in ({}, {'images': 2}, {'intervals': True}, {'images': 2, 'intervals': False}):
+        pipeline.estimate(*start, image_size=SIZE, **given)
+    assert [each is not None for each in asked] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ('cells', 'together', 'hidden'),
+    [
+        (1, 1, 0),  # nothing comes after it
+        (2, 2, 1),  # the first one goes alone
+        (56, 48, 49),  # 1, 48, 7
+        (49, 48, 1),  # 1, 48
+        (60, 10, 51),  # 1, 5 x 10, 9; more than the devices take
+    ],
+)
+def test_devices_hide_the_figures_of_all_groups_but_the_last(cells, together, hidden):
+    assert _estimate._hidden(2.0, cells, together, 100.0) == min(100, 2 * hidden)
+
+
+def test_an_estimate_of_a_share(start):
+    options = {'rates': [0.5], 'layers': ['8', '18'], 'image_size': SIZE}
+    shares = [pipeline.estimate(*start, share=sensitivity.Share(index, 2), **options).cells for index in (0, 1)]
+    assert shares == [2, 1]
+    with pytest.raises(UserError, match='there are no candidates to measure'):
+        pipeline.estimate(*start, share=sensitivity.Share(3, 4), **options)
+
+
+def test_an_estimate_of_nothing():
+    model = sensitivity.Model(lambda variables, x: x, {})
+    metric = sensitivity.Mean('distance', sensitivity.distance)
+    with pytest.raises(UserError, match='there are no batches to scan on'):
+        sensitivity.estimate(model, [], batches=[], metric=metric)
+
+
+def test_an_estimate_of_a_race_is_a_bound(capsys):
+    found = sensitivity.Estimate(30.0, 5.0, 9, 0.5, 10**9, None)
+    _print.estimate(found, as_json=False, raced=True)
+    assert capsys.readouterr().out.startswith('9 cells: at most 30 s (the race stops cells early), of it 5 s to')
+
+
+@pytest.mark.parametrize('command', [pipeline.estimate, pipeline.preview])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'memory': -5}, 'a limit of -5 GB of memory'),
+        ({'racing': 5}, 'confidence 5'),
+        ({'racing': 0.95, 'measured': 'loss'}, 'a race cannot measure the loss'),
+    ],
+)
+def test_what_no_scan_would_take(start, command, options, message):
+    with pytest.raises(UserError, match=message):
+        command(*start, image_size=SIZE, **options)
 
 
 @pytest.mark.parametrize(

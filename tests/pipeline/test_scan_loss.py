@@ -157,6 +157,15 @@ def test_a_table_goes_on_only_with_what_it_was_measured_by(task):
     assert dataclasses.replace(task, settings=_scan_detection.NmsSettings(conf=0.1)).digest() == task.digest()
 
 
+def test_a_table_goes_on_only_with_the_same_pictures(task):
+    image, before = task.dataset.images[0], task.digest()
+    content = image.read_bytes()
+    cv2.imwrite(str(image), 255 - cv2.imread(str(image)))
+    other = task.digest()
+    image.write_bytes(content)
+    assert other != before == task.digest()
+
+
 def test_figures_are_weighted_means(task):
     statistics = {'loss': np.array([1, 2, 4], np.float32)}
     found = task.metric.figures(statistics, np.array([[1, 1, 1], [0, 3, 1]], np.float64))
@@ -184,6 +193,12 @@ def test_what_cannot_be_measured(task):
         dataclasses.replace(task, measured='accuracy')
     with pytest.raises(UserError, match='0 images'):
         _scan_preview.gates(task, 0)
+    for seed in (-1, 0.5):
+        with pytest.raises(UserError, match=f'seed {seed}: give'):
+            _scan_detection.drawn(task.dataset, 1, seed)
+    for layers in ('18', 18):
+        with pytest.raises(UserError, match=f'layers is {layers!r}: give a list'):
+            _scan.plan_cells(task.model, task.variables, [0.5], layers=layers)
 
 
 def test_gates_are_derivatives_of_the_loss(task):

@@ -74,6 +74,26 @@ def test_stability_is_the_share_of_resamples_that_choose_the_layer(tmp_path, cap
     assert 'stability' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ('options', 'word'),
+    [
+        ({'params_layers': -1}, 'params_layers is -1'),
+        ({'flops_layers': 1.5}, 'flops_layers is 1.5'),
+        ({'map_power': '20'}, 'map_power is 20'),
+        ({'rule': 'best'}, "'best'"),
+    ],
+)
+def test_impossible_settings_are_refused_when_they_are_made(options, word):
+    with pytest.raises(UserError, match=word):
+        SelectSettings(**options)
+
+
+def test_a_table_without_a_map_is_named_with_the_way_out(tmp_path):
+    table = [{name: value for name, value in row.items() if name != 'map50_95'} for row in rows(loss=0.1)]
+    with pytest.raises(UserError, match=r"/scan: .* a row has no 'map50_95': .*jaxprune scan --metric map"):
+        pipeline.select(write(tmp_path / 'scan', table))
+
+
 def test_a_race_keeps_the_best_rates_of_the_best_layers():
     settings = SelectSettings(params_layers=2, flops_layers=1, map_power=1)
     table = list(rows())

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune import trees
+from jaxprune import sensitivity, trees
 from jaxprune.errors import UserError
 from jaxprune.graph import Slot, trace
 from jaxprune.pruning import score
@@ -103,6 +103,21 @@ def test_batches_are_joined(small):
     found = gather_gates(graph, _loss, variables, batches, at_once=3).gates['one']
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, gates, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('at_once', [1, 3])
+def test_rows_that_only_fill_a_batch_have_no_gates(small, at_once):
+    """As in the batches of a scan."""
+    graph, variables, images, gates = small
+    filled = np.concatenate([images[:2], np.full((3, 3), 7, np.float32), images[2:]])
+    batches = [
+        sensitivity.Batch(filled, None, np.array([1, 1, 0, 0, 0, 1, 1, 1], bool)),
+        sensitivity.Batch(filled[:4], None, np.zeros(4, bool)),
+    ]
+    found = gather_gates(graph, lambda v, batch: _loss(v, batch.inputs), variables, batches, at_once=at_once)
+    np.testing.assert_allclose(found.gates['one'], gates, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match='there are no batches with examples'):
+        gather_gates(graph, lambda v, batch: _loss(v, batch.inputs), variables, batches[1:])
 
 
 def test_taylor_predicts_the_change_of_the_loss(small):

@@ -128,6 +128,11 @@ def test_uniform_rate_and_exclusion(graph, variables):
     assert list(plan_rates(graph, variables, {0: 0.5, 1: 0.5}, exclude=['a']).keep) == ['b']
     with pytest.raises(UserError, match="'x\\*' matches no layer"):
         uniform_rates(graph, 0.5, exclude=['x*'])
+    for pattern in ('10', 1, None):
+        with pytest.raises(UserError, match=f'exclude is {pattern!r}: give a list'):
+            uniform_rates(graph, 0.5, exclude=pattern)
+        with pytest.raises(UserError, match=f'exclude is {pattern!r}: give a list'):
+            plan_rates(graph, variables, {0: 0.5}, exclude=pattern)
 
 
 def test_aliases(graph, variables):

@@ -352,6 +352,7 @@ def test_optimisers_of_nnx_hold_arrays_without_boxes():
         (lambda graph: reg.group_lasso(graph, strength=1.0, roles=['write']), "role 'write'"),
         (lambda graph: reg.group_lasso(graph, strength=1.0, exclude=['*']), 'no group is left'),
         (lambda graph: reg.group_lasso(graph, strength=1.0, exclude=['x']), "pattern 'x'"),
+        (lambda graph: reg.group_lasso(graph, strength=1.0, exclude='ab'), "exclude is 'ab': give a list"),
         (lambda graph: reg.group_lasso(graph, strength=1.0)({'x': jnp.ones(3)}), 'paths such as x'),
         (lambda graph: reg.group_lasso(graph, strength=1.0)({'a': {'kernel': jnp.ones((1, 2))}}), 'a/kernel has shape'),
         (lambda graph: reg.add_bn_slimming(graph, strength=1.0).update({}, optax.EmptyState()), 'needs the parameters'),

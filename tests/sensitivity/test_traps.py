@@ -61,7 +61,7 @@ def batches(valid=(True,) * 4):
 
 def mean(outputs, labels, unpruned):
     leaf = jax.tree.leaves(outputs)[0]
-    return leaf.reshape(len(X), -1).mean(axis=1)
+    return leaf.reshape(len(leaf), -1).mean(axis=1)
 
 
 METRIC = sensitivity.Mean('mean', mean)
@@ -123,6 +123,94 @@ def test_another_function_or_metric_is_refused(tmp_path):
         scan(tmp_path, smooth, SMALL, metric=sensitivity.Mean('mean', lambda *given: mean(*given) * 2))
 
 
+def test_another_graph_or_another_function_of_a_later_batch_is_refused(tmp_path):
+    def both(v, x):
+        return jnp.tanh(x @ v['a']) @ v['head'] + jnp.tanh(x @ v['b']) @ v['tail']
+
+    def halved(v, x):
+        return both(v, x) * (1 if len(x) == len(X) else 0.5)
+
+    variables = {**SMALL, 'b': weights(6, 8), 'tail': weights(8, 3)}
+    given = {'metric': sensitivity.Mean('mean', lambda outputs, *_: outputs.mean(axis=1)), 'rates': [0.5]}
+    data = [*batches(), sensitivity.Batch(X[:2], np.zeros(2, np.int32), np.ones(2, bool))]
+    layers = [(name, (name,)) for name in variables]
+    graphs = [jaxprune.trace(both, variables, X, layers=order) for order in (layers, layers[::-1])]
+    table = tmp_path / 'scan.jsonl'
+    rows = jaxprune.scan(both, variables, data, table, graph=graphs[0], **given)
+    assert jaxprune.scan(both, variables, data, table, graph=graphs[0], **given) == rows
+    for function, graph in ((both, graphs[1]), (halved, graphs[0])):
+        with pytest.raises(UserError, match='another model'):
+            jaxprune.scan(function, variables, data, table, graph=graph, **given)
+
+
+def test_settings_of_a_thread_hold_for_all_candidates(tmp_path):
+    """Two more candidates than run in the thread that asks."""
+
+    def both(v, x):
+        return jnp.tanh(jnp.tanh(x @ v['a']) @ v['b']) @ v['head']
+
+    def tiny(outputs, labels, unpruned):
+        return (outputs.astype(float) / 3 * 1e-3 + 1).mean(axis=1) - 1  # in 32 bits, few digits are left
+
+    variables = {'a': weights(6, 8), 'b': weights(8, 8), 'head': weights(8, 3)}
+    with jax.enable_x64(True):
+        metric = sensitivity.Mean('mean', tiny)
+        graph, rows = scan(tmp_path, both, variables, metric=metric, rates=(0.25, 0.5))
+        for row, cell in zip(rows, sensitivity.candidates(graph, variables, (0.25, 0.5)), strict=True):
+            outputs = both(jaxprune.mask(variables, cell.plan), jnp.asarray(X))
+            assert row['mean'] == pytest.approx(float(tiny(outputs, None, None).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('before', 'after'),
+    [
+        (np.array([[200, 3], [7, 9]], np.uint8), np.array([[5, 250], [7, 8]], np.uint8)),
+        (np.array([[True, False], [True, True]]), np.array([[True, True], [False, True]])),
+        (np.array([[1j, 2], [3, 4j]], np.complex64), np.array([[2j, 2], [3 + 1j, 4j]], np.complex64)),
+        (np.array([[1.5, 2], [3, 4]], np.float16), np.array([[2.5, 2], [3, 1]], np.float16)),
+    ],
+)
+def test_distance_of_outputs_of_all_kinds(before, after):
+    wide = [array.astype(np.promote_types(array.dtype, np.float64)) for array in (before, after)]
+    expected = np.linalg.norm(wide[1] - wide[0], axis=1) / np.linalg.norm(wide[0], axis=1)
+    np.testing.assert_allclose(sensitivity.distance(after, None, before), expected, rtol=1e-6)
+
+
+def test_figures_that_are_no_numbers(tmp_path):
+    """In a race they are what they are in the table; JSON knows neither NaN nor infinity."""
+    seen = []
+
+    def choose(rows):
+        seen.extend(row['mean'] for row in rows)
+        return [(row['layer'], row['rate']) for row in rows]
+
+    def infinite(outputs, *_):
+        return jnp.full(len(outputs), jnp.inf)
+
+    race = sensitivity.Racing(choose=choose, purpose={}, resamples=3)
+    data = batches() * 8
+    metric = sensitivity.Mean('mean', infinite)
+    _, rows = scan(tmp_path, dead_code, DEAD, data=data, metric=metric, racing=race)
+    assert seen and not any(seen)
+    assert all(row['mean'] is None for row in rows)
+    assert 'Infinity' not in (tmp_path / 'scan.jsonl').read_text()
+
+
+def test_a_choice_that_fails_is_not_blamed_for_its_result(tmp_path):
+    def choose(rows):
+        yield from ()
+        raise UserError('out of stock')
+
+    with pytest.raises(UserError, match=r'^out of stock$'):
+        scan(tmp_path, dead_code, DEAD, data=batches() * 8, racing=sensitivity.Racing(choose=choose, purpose={}))
+
+
+def test_a_race_whose_first_images_are_not_valid(tmp_path):
+    race = sensitivity.Racing(choose=lambda rows: [], purpose={})
+    _, rows = scan(tmp_path, dead_code, DEAD, data=batches((False,) * 4) * 4 + batches() * 12, racing=race)
+    assert [row.get('stopped', {}).get('images') for row in rows[1:]] == [16] * (len(rows) - 1)
+
+
 def test_valid_of_other_kinds(tmp_path):
     expected = scan(tmp_path, dead_code, DEAD, data=batches((True, False, True, False)))[1]
     for number, valid in enumerate((np.array([1, 0, 1, 0]), [True, False, True, False], jnp.array([1, 0, 1, 0]))):
@@ -160,6 +248,20 @@ def test_a_figure_that_some_resamples_lack(tmp_path):
     ('options', 'message'),
     [
         ({'metric': sensitivity.Mean('rate', mean)}, "a figure named 'rate', which is another column"),
+        ({'metric': sensitivity.Mean('settings', mean)}, "a figure named 'settings', which is another column"),
+        ({'metric': sensitivity.Mean('stopped', mean)}, "a figure named 'stopped', which is another column"),
+        ({'metric': sensitivity.Mean('none', lambda *_: {})}, "'none' gives no figure"),
+        ({'metric': sensitivity.Mean('short', lambda *given: mean(*given)[:1])}, r'gives \(\d,\) for 4 images'),
+        ({'data': batches((True,) * 3)}, r"\['inputs'\] of a batch of 3 images has the shape \(4, 6\)"),
+        ({'data': [sensitivity.Batch(X, [1, 2, 3, 4], np.ones(4, bool))]}, r"\['labels'\]\[0\] of a batch of 4 images"),
+        ({'data': batches((False,) * 4)}, 'no image of the batches is valid'),
+        (
+            {
+                'data': [sensitivity.Batch(X, None, np.ones(4, bool))],
+                'metric': sensitivity.Mean('top1', sensitivity.top1),
+            },
+            'the accuracy needs labels',
+        ),
         ({'metric': sensitivity.Mean('parameters', mean)}, "a figure named 'parameters'"),
         ({'metric': sensitivity.Mean('mean', lambda *given: mean(*given).sum())}, r"'mean' gives \(\)"),
         ({'metric': sensitivity.Mean('two', lambda *given: {'all': mean(*given).sum()})}, r"'all' gives \(\)"),
@@ -190,6 +292,7 @@ def test_rates_may_come_one_by_one(tmp_path):
         (lambda: sensitivity.Intervals(confidence=2), 'confidence 2'),
         (lambda: sensitivity.Racing(choose=list, purpose={'set': {1}}), 'not a mapping that JSON can hold'),
         (lambda: sensitivity.Racing(choose=list, purpose={}, resamples=-1), '-1 resamples'),
+        (lambda: sensitivity.Racing(choose=list, purpose={}, seed=-1), 'seed -1: give 0 or more'),
     ],
 )
 def test_settings_that_are_none(make, message):

@@ -194,7 +194,7 @@ def _parse(file: pathlib.Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             rows.append(_row(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines) and _is_cut_off(line):
                 break
             raise UserError(

@@ -85,6 +85,7 @@ def test_rows_of_other_settings_are_refused(tmp_path):
         '{"layer": 3, "rate": null}\n',
         '{"layer": 3}\n',
         '[]\n',
+        '[' * 10**5 + '\n',
     ],
 )
 def test_files_that_are_no_tables_are_left_alone(tmp_path, text):

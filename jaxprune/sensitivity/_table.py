@@ -184,6 +184,8 @@ def _without_settings(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse(file: pathlib.Path) -> list[dict[str, Any]]:
+    if file.exists() and not file.is_file():
+        raise UserError(f'{file}: is not a file, as a table of "jaxprune scan" is; name another one')
     try:
         lines = file.read_text(encoding='utf-8').splitlines(keepends=True)
     except FileNotFoundError:

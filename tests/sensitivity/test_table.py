@@ -97,6 +97,12 @@ def test_files_that_are_no_tables_are_left_alone(tmp_path, text):
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize('path', ['.', '/dev/zero'])
+def test_places_that_are_no_files(path):
+    with pytest.raises(UserError, match='is not a file'):
+        Table(path, 'settings')
+
+
 def test_a_full_disk_is_reported_once(tmp_path):
     table = Table(tmp_path / 'scan.jsonl', 'settings')
     table._file.close()

@@ -13,7 +13,7 @@ from jaxprune.sensitivity._engine import Batch, Engine, Model, checked, devices
 from jaxprune.sensitivity._memory import SAMPLE_BYTES, resident
 from jaxprune.sensitivity._metrics import Metric
 from jaxprune.sensitivity._rows import Candidate, Intervals, Sample, joined, measured
-from jaxprune.sensitivity._scan import CELLS, Batches
+from jaxprune.sensitivity._scan import CELLS, Batches, of_valid, tree_bytes
 from jaxprune.sensitivity._stages import Stages
 
 _REPEATS = 3
@@ -89,10 +89,10 @@ def estimate(
     sample = list(range(0, len(candidates), max(1, len(candidates) // SAMPLE)))
     masked = [engine.masked(candidates[index].plan) for index in sample]
     factor = _seconds(lambda: engine.compute(masked, batch)) / (alone.sum() + (again[sample] + measuring).sum())
-    on_host = jax.tree.map(lambda leaf: np.asarray(leaf)[batch.valid], statistics)
+    on_host = of_valid(statistics, batch.valid)
     kept = Sample(int(batch.valid.sum()), metric.kept(on_host))
     keeping = len(candidates) * _seconds(lambda: metric.kept(on_host))
-    size = _bytes(kept.kept) * count
+    size = tree_bytes(kept.kept) * count
     together = max(1, min(CELLS, len(candidates), int(SAMPLE_BYTES / max(1, size))))
     passes = -(-len(candidates) // together)
     computing = count * (reading + keeping + factor * (passes * alone.sum() + (again + measuring).sum()))
@@ -144,10 +144,6 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def _seconds(call: Callable[[], Any]) -> float:
     """Median time of a call, its result waited for."""
     return float(np.median([_timed(lambda: jax.block_until_ready(call()))[1] for _ in range(_REPEATS)]))
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def _on_device() -> int | None:

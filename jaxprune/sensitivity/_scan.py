@@ -155,7 +155,7 @@ class _Loop:
                 group, candidates = candidates[: self.together], candidates[self.together :]
                 collected = self._collect(group, batches, count)
                 if self.together == 1:
-                    seconds, size = time.perf_counter() - start, _bytes(collected[0].kept)
+                    seconds, size = time.perf_counter() - start, tree_bytes(collected[0].kept)
                     self.together = self._fitting(seconds * self.parts, int(size * self.parts))
                 if before is not None:
                     before.result()
@@ -178,7 +178,7 @@ class _Loop:
         def read() -> None:
             valid, share, computed = waiting.pop(0)
             for rows, statistics in zip(collected, computed, strict=True):
-                rows.append(Sample(int(valid.sum()), metric.kept(_of_valid(statistics, valid))))
+                rows.append(Sample(int(valid.sum()), metric.kept(of_valid(statistics, valid))))
             self.advance(len(group) * share / count)
 
         for batch in map(checked, batches):
@@ -192,7 +192,7 @@ class _Loop:
         return [joined(rows) for rows in collected]
 
 
-def _of_valid(statistics: Statistics, valid: Bool[np.ndarray, ' b']) -> Statistics:
+def of_valid(statistics: Statistics, valid: Bool[np.ndarray, ' b']) -> Statistics:
     """Those of the images that count, on the host."""
     on_host = jax.tree.map(np.asarray, statistics)
     for leaf in jax.tree.leaves(on_host):
@@ -201,5 +201,6 @@ def _of_valid(statistics: Statistics, valid: Bool[np.ndarray, ' b']) -> Statisti
     return jax.tree.map(lambda leaf: leaf[valid], on_host)
 
 
-def _bytes(tree: Any) -> int:
+def tree_bytes(tree: Any) -> int:
+    """What its arrays take."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
